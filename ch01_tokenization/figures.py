@@ -1,0 +1,110 @@
+"""One look for every figure of the course, written by hand: it draws what the chapters teach and teaches nothing.
+
+The colours are Okabe and Ito's, which people who are colour-blind can tell apart; each also differs in lightness, so
+that a figure survives a black-and-white printer. The same thing has the same colour in every chapter.
+"""
+
+import matplotlib
+import matplotlib.pyplot as plt
+
+COLORS = {
+    "token": "#E69F00",  # text and tokens
+    "position": "#009E73",  # positions
+    "attention": "#0072B2",  # attention
+    "model": "#56B4E9",  # the transformer
+    "train": "#D55E00",  # training
+    "validation": "#0072B2",  # held-out text
+    "reference": "#777777",  # baselines and reference libraries
+    "generate": "#CC79A7",  # generated text
+}
+STAGES = (
+    ("tokenization", "text to ids", "token"),
+    ("embeddings", "ids to vectors", "position"),
+    ("attention", "vectors look\nat each other", "attention"),
+    ("transformer", "blocks to logits", "model"),
+    ("training", "logits to loss", "train"),
+    ("inference", "logits to text", "generate"),
+)
+
+
+def use_course_style():
+    """Set matplotlib's defaults for the whole notebook."""
+    matplotlib.rcParams.update(
+        {
+            "figure.dpi": 100,
+            "figure.figsize": (7, 3.2),
+            "figure.constrained_layout.use": True,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": False,
+            "axes.titlesize": 11,
+            "font.size": 10,
+            "legend.frameon": False,
+            "image.cmap": "Blues",
+            "image.interpolation": "nearest",
+        }
+    )
+
+
+def draw_pipeline(chapter):
+    """The six chapters as six boxes, the one of `chapter` (1 to 6) lit."""
+    figure, axes = plt.subplots(figsize=(9, 1.5))
+    for number, (name, what, color) in enumerate(STAGES, start=1):
+        here = number == chapter
+        box = plt.Rectangle(
+            (number - 1, 0), 0.84, 1, facecolor=COLORS[color] if here else "white", edgecolor="black", linewidth=2.5 if here else 0.8
+        )
+        axes.add_patch(box)
+        middle = number - 1 + 0.42
+        axes.text(middle, 0.68, f"{number} {name}", ha="center", va="center", weight="bold" if here else "normal", fontsize=9)
+        axes.text(middle, 0.3, what, ha="center", va="center", fontsize=8)
+        if number < len(STAGES):
+            axes.annotate("", (number - 0.01, 0.5), (number - 0.16, 0.5), arrowprops={"arrowstyle": "->"})
+    axes.set(xlim=(-0.05, len(STAGES) - 0.1), ylim=(-0.05, 1.05))
+    axes.axis("off")
+    plt.show()
+
+
+def draw_tokens(tokens, title="", per_line=60, axes=None):
+    """Tokens as boxes, one after another, in two shades that alternate. A space is drawn as a raised dot.
+
+    tokens: list of str. per_line: characters in a line before the next one starts.
+    """
+    shown = [token.replace(" ", "·").replace("\n", "↵") for token in tokens]
+    places, row, column = [], 0, 0
+    for token in shown:
+        if column and column + len(token) > per_line:
+            row, column = row + 1, 0
+        places.append((row, column))
+        column += len(token)
+    if axes is None:
+        _, axes = plt.subplots(figsize=(8, 0.45 * (row + 1) + 0.35))
+    for index, (token, (row, column)) in enumerate(zip(shown, places, strict=True)):
+        shade = COLORS["token"] if index % 2 else "#FFF3D6"
+        axes.add_patch(plt.Rectangle((column, -row), len(token), 0.8, facecolor=shade, edgecolor="black", linewidth=0.6))
+        axes.text(column + len(token) / 2, 0.38 - row, token, ha="center", va="center", family="monospace", fontsize=9)
+    axes.set(xlim=(-0.2, per_line + 0.2), ylim=(-row - 0.15, 0.95), title=title)
+    axes.axis("off")
+
+
+def draw_matrix(matrix, rows=None, columns=None, title="", axes=None, numbers=False, vmin=None, vmax=None, cmap="Blues"):
+    """A matrix as a heat map: row and column labels, and on request its numbers. Returns matplotlib's image.
+
+    matrix: (R, C) tensor or array. rows, columns: lists of R and C labels, or None.
+    """
+    values = matrix.detach().float().cpu().numpy() if hasattr(matrix, "detach") else matrix
+    if axes is None:
+        _, axes = plt.subplots(figsize=(0.5 * values.shape[1] + 2, 0.4 * values.shape[0] + 1.2))
+    image = axes.imshow(values, vmin=vmin, vmax=vmax, cmap=cmap, aspect="auto")
+    axes.set_title(title)
+    if columns is not None:
+        axes.set_xticks(range(len(columns)), columns, rotation=90 if max(map(len, columns)) > 3 else 0)
+    if rows is not None:
+        axes.set_yticks(range(len(rows)), rows)
+    if numbers:
+        low, high = image.get_clim()
+        for r in range(values.shape[0]):
+            for c in range(values.shape[1]):
+                dark = (values[r, c] - low) / (high - low or 1) > 0.6
+                axes.text(c, r, f"{values[r, c]:.2g}", ha="center", va="center", fontsize=8, color="white" if dark else "black")
+    return image

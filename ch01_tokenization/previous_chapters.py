@@ -1,0 +1,10 @@
+"""What the first chapter starts from: the look of the figures. Imports only."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from ch01_tokenization.figures import COLORS, draw_matrix, draw_pipeline, draw_tokens, use_course_style  # noqa: E402
+
+__all__ = ["COLORS", "draw_matrix", "draw_pipeline", "draw_tokens", "use_course_style"]
