@@ -1,0 +1,21 @@
+"""What chapters 1 to 3 built and chapter 4 uses. Imports only."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from ch01_tokenization.figures import COLORS, draw_matrix, draw_pipeline, use_course_style  # noqa: E402
+from ch02_embeddings.embeddings import InputEmbedding, RotaryEmbedding  # noqa: E402
+from ch03_attention.attention import MultiHeadAttention, check_heads  # noqa: E402
+
+__all__ = [
+    "COLORS",
+    "InputEmbedding",
+    "MultiHeadAttention",
+    "RotaryEmbedding",
+    "check_heads",
+    "draw_matrix",
+    "draw_pipeline",
+    "use_course_style",
+]
