@@ -7,9 +7,9 @@ __all__ = ['HELD_OUT_PLAYS', 'END_OF_TEXT', 'package_file', 'clean_play', 'load_
 import html
 import importlib.util
 import re
-from pathlib import Path
+from pathlib import Path  # noqa: F811
 
-# Whole plays that no tokenizer and no model of the course is ever trained on: a tragedy, a history, a comedy.
+# Whole plays, a tragedy, a history and a comedy, that no tokenizer and no model of the course is trained on.
 HELD_OUT_PLAYS = ("macbeth", "richard-ii", "twelfth-night")
 END_OF_TEXT = "<|endoftext|>"
 
@@ -33,7 +33,9 @@ def clean_play(markdown):
     text = re.sub(r"&(?: &)? ?c\b", "&c", text, flags=re.IGNORECASE)  # "& c.", torn apart by a converter
     text = text.replace("sha$l", "shall")  # a scanning error in Henry VI, Part 3
     text = re.sub(r"^#+ +", "", text, flags=re.MULTILINE)
-    text = re.sub(r"^\*\*(.+)\*\* *$", lambda match: match[1].replace("*", "") + ":", text, flags=re.MULTILINE)
+    text = re.sub(
+        r"^\*\*(.+)\*\* *$", lambda match: match[1].replace("*", "") + ":", text, flags=re.MULTILINE
+    )
     text = re.sub(r"[ \t]+$", "", text, flags=re.MULTILINE)
     # Stage directions: [so]_ and __[so]_ and *[so]*, then _so_ and *so*, never across an empty line.
     text = re.sub(r"[*_]*\[((?:(?!\n\n)[^\[\]])*?)(?:\][*_]*|_)", r"[\1]", text)

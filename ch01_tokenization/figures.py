@@ -1,7 +1,10 @@
-"""One look for every figure of the course, written by hand: it draws what the chapters teach and teaches nothing.
+"""One look for every figure of the course, written by hand.
 
-The colours are Okabe and Ito's, which people who are colour-blind can tell apart; each also differs in lightness, so
-that a figure survives a black-and-white printer. The same thing has the same colour in every chapter.
+It draws what the chapters teach and teaches nothing.
+
+The colours are Okabe and Ito's, which people who are colour-blind can tell apart; each also differs in
+lightness, so that a figure survives a black-and-white printer. The same thing has the same colour in every
+chapter.
 """
 
 import matplotlib
@@ -52,11 +55,24 @@ def draw_pipeline(chapter):
     for number, (name, what, color) in enumerate(STAGES, start=1):
         here = number == chapter
         box = plt.Rectangle(
-            (number - 1, 0), 0.84, 1, facecolor=COLORS[color] if here else "white", edgecolor="black", linewidth=2.5 if here else 0.8
+            (number - 1, 0),
+            0.84,
+            1,
+            facecolor=COLORS[color] if here else "white",
+            edgecolor="black",
+            linewidth=2.5 if here else 0.8,
         )
         axes.add_patch(box)
         middle = number - 1 + 0.42
-        axes.text(middle, 0.68, f"{number} {name}", ha="center", va="center", weight="bold" if here else "normal", fontsize=9)
+        axes.text(
+            middle,
+            0.68,
+            f"{number} {name}",
+            ha="center",
+            va="center",
+            weight="bold" if here else "normal",
+            fontsize=9,
+        )
         axes.text(middle, 0.3, what, ha="center", va="center", fontsize=8)
         if number < len(STAGES):
             axes.annotate("", (number - 0.01, 0.5), (number - 0.16, 0.5), arrowprops={"arrowstyle": "->"})
@@ -65,29 +81,49 @@ def draw_pipeline(chapter):
     plt.show()
 
 
-def draw_tokens(tokens, title="", per_line=60, axes=None):
-    """Tokens as boxes, one after another, in two shades that alternate. A space is drawn as a raised dot.
+def draw_tokens(tokens, title="", per_line=60, shades=None):
+    """Tokens as boxes, one after another.
 
-    tokens: list of str. per_line: characters in a line before the next one starts.
+    A space is drawn as a raised dot, a line break as an arrow that ends the line.
+
+    tokens: list of str. per_line: characters in a line before the next one starts. shades: a number from 0
+    (white) to 1 (dark) for each token; without it two shades alternate.
     """
     shown = [token.replace(" ", "·").replace("\n", "↵") for token in tokens]
+    shades = [0.15 + 0.35 * (index % 2) for index in range(len(tokens))] if shades is None else shades
     places, row, column = [], 0, 0
     for token in shown:
         if column and column + len(token) > per_line:
             row, column = row + 1, 0
         places.append((row, column))
-        column += len(token)
-    if axes is None:
-        _, axes = plt.subplots(figsize=(8, 0.45 * (row + 1) + 0.35))
-    for index, (token, (row, column)) in enumerate(zip(shown, places, strict=True)):
-        shade = COLORS["token"] if index % 2 else "#FFF3D6"
-        axes.add_patch(plt.Rectangle((column, -row), len(token), 0.8, facecolor=shade, edgecolor="black", linewidth=0.6))
-        axes.text(column + len(token) / 2, 0.38 - row, token, ha="center", va="center", family="monospace", fontsize=9)
-    axes.set(xlim=(-0.2, per_line + 0.2), ylim=(-row - 0.15, 0.95), title=title)
+        row, column = (row + 1, 0) if token.endswith("↵") else (row, column + len(token))
+    width = max(column + len(token) for (_, column), token in zip(places, shown, strict=True))
+    last_row = places[-1][0]
+    _, axes = plt.subplots(figsize=(0.125 * width + 0.2, 0.3 * (last_row + 1) + (0.3 if title else 0)))
+    palette = matplotlib.colors.LinearSegmentedColormap.from_list("tokens", ["white", COLORS["token"]])
+    for token, (row, column), shade in zip(shown, places, shades, strict=True):
+        box = plt.Rectangle(
+            (column, -row), len(token), 0.84, facecolor=palette(shade), edgecolor="black", linewidth=0.5
+        )
+        axes.add_patch(box)
+        axes.text(
+            column + len(token) / 2,
+            0.4 - row,
+            token,
+            ha="center",
+            va="center",
+            family="monospace",
+            fontsize=9,
+        )
+    axes.set(xlim=(-0.2, width + 0.2), ylim=(-last_row - 0.15, 0.95))
+    axes.set_title(title, loc="left")
     axes.axis("off")
+    return axes
 
 
-def draw_matrix(matrix, rows=None, columns=None, title="", axes=None, numbers=False, vmin=None, vmax=None, cmap="Blues"):
+def draw_matrix(
+    matrix, rows=None, columns=None, title="", axes=None, numbers=False, vmin=None, vmax=None, cmap="Blues"
+):
     """A matrix as a heat map: row and column labels, and on request its numbers. Returns matplotlib's image.
 
     matrix: (R, C) tensor or array. rows, columns: lists of R and C labels, or None.
@@ -106,5 +142,13 @@ def draw_matrix(matrix, rows=None, columns=None, title="", axes=None, numbers=Fa
         for r in range(values.shape[0]):
             for c in range(values.shape[1]):
                 dark = (values[r, c] - low) / (high - low or 1) > 0.6
-                axes.text(c, r, f"{values[r, c]:.2g}", ha="center", va="center", fontsize=8, color="white" if dark else "black")
+                axes.text(
+                    c,
+                    r,
+                    f"{values[r, c]:.2g}",
+                    ha="center",
+                    va="center",
+                    fontsize=8,
+                    color="white" if dark else "black",
+                )
     return image

