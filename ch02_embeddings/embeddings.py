@@ -107,8 +107,8 @@ class RotaryEmbedding(nn.Module):
             ) from None
         if positions.dim() == 2:
             cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)  # (B, 1, T, d/2): the same for every head
-        a, b = (x[..., 0::2], x[..., 1::2]) if self.interleaved else x.chunk(2, dim=-1)
-        turned = (a * cos - b * sin, a * sin + b * cos)  # twice (..., T, d/2)
+        a, b = x.unflatten(-1, (-1, 2)).unbind(-1) if self.interleaved else x.chunk(2, dim=-1)
+        turned = (a * cos - b * sin, a * sin + b * cos)  # like a and b: (..., T, d/2) each
         joined = torch.stack(turned, dim=-1).flatten(-2) if self.interleaved else torch.cat(turned, dim=-1)
         return joined.to(x.dtype)  # (..., T, d)
 

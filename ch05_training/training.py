@@ -40,13 +40,10 @@ def cross_entropy(logits, targets, label_smoothing=0.0, ignore_index=-100, reduc
     logits, targets = logits.flatten(0, -2), targets.flatten()  # (N, V), (N,)
     logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
     kept = targets != ignore_index
-    log_total = logits.logsumexp(dim=-1)  # (N,)
-    right = logits.gather(1, targets.where(kept, 0).unsqueeze(1)).squeeze(
-        1
-    )  # (N,): the logit of the right token
-    loss = log_total - right
+    surprises = -logits.log_softmax(dim=-1)  # (N, V): of each token, had it been the right one
+    loss = surprises.gather(1, targets.where(kept, 0).unsqueeze(1)).squeeze(1)  # (N,): of the right one
     if label_smoothing:
-        loss = (1 - label_smoothing) * loss + label_smoothing * (log_total - logits.mean(dim=-1))
+        loss = (1 - label_smoothing) * loss + label_smoothing * surprises.mean(dim=-1)
     total = loss.where(kept, 0.0).sum()
     return total if reduction == "sum" else total / kept.sum().clamp(min=1)
 
@@ -149,7 +146,7 @@ def pick_device(name="auto"):
 
 
 def pick_precision(name, device):
-    """The dtype of a name; "auto": bfloat16 on CUDA from capability 8.0, float16 on older CUDA, else float32."""
+    """The dtype of a name; "auto": bfloat16 on CUDA from capability 8.0, float16 below, else float32."""
     if name != "auto":
         return getattr(torch, name)
     if device.type != "cuda":

@@ -38,8 +38,8 @@ from .previous_chapters import (
 # name: (model, training). "cpu" takes about 2 minutes on 2 cores; "tiny" is for tests.
 PRESETS = {
     "cpu": (
-        GPTConfig(2048, 128, d_model=128, n_heads=4, n_layers=4, position="rope", init_std=0.06),
-        TrainConfig(steps=1400, warmup_steps=70, eval_every=700, checkpoint_every=350),
+        GPTConfig(2048, 128, d_model=128, n_heads=4, n_layers=3, position="rope", init_std=0.06),
+        TrainConfig(steps=1000, warmup_steps=50, eval_every=500, checkpoint_every=250),
     ),
     "cuda": (
         GPTConfig(
@@ -218,12 +218,19 @@ def parse(arguments):
     """Command-line arguments -> TrainCommand or GenerateCommand."""
     first, _ = tyro.cli(Defaults, args=arguments[1:], return_unknown_args=True, add_help=False)
     model, training = run_settings(first.resume) if first.resume else preset_settings(first.preset)
-    defaults = TrainCommand(model, training, first.preset, resume=first.resume)
-    commands = (
-        Annotated[TrainCommand, tyro.conf.subcommand("train", default=defaults)]
-        | Annotated[GenerateCommand, tyro.conf.subcommand("generate")]
-    )
-    return tyro.cli(commands, prog="python -m ch06_inference.gpt", args=arguments)
+    train_defaults = TrainCommand(model, training, first.preset, resume=first.resume)
+    train_parser = tyro.conf.subcommand("train", prefix_name=False, default=train_defaults)
+    generate_parser = tyro.conf.subcommand("generate", prefix_name=False)
+
+    @dataclass(frozen=True)
+    class Program:
+        """Train a GPT, or let it speak."""
+
+        command: tyro.conf.OmitArgPrefixes[
+            Annotated[TrainCommand, train_parser] | Annotated[GenerateCommand, generate_parser]
+        ]
+
+    return tyro.cli(Program, prog="python -m ch06_inference.gpt", args=arguments).command
 
 
 def main(arguments=None):

@@ -1,0 +1,32 @@
+"""What several test files share. One thread: arrays are small, and test processes run side by side."""
+
+import matplotlib
+import pytest
+import torch
+
+from ch01_tokenization.corpus import load_plays
+from ch01_tokenization.tokenizer import BPETokenizer
+
+matplotlib.use("Agg")
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def plays():
+    return load_plays()
+
+
+@pytest.fixture(scope="session")
+def tokenizer(plays):
+    """600 ids, trained on one play."""
+    return BPETokenizer.train(plays["hamlet"], 600)
+
+
+@pytest.fixture(scope="session")
+def gpt2():
+    return BPETokenizer.gpt2()
