@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt
 import torch
 import tyro
 
-from .inference import attention_maps, plot_attention, stream
+from .inference import attention_maps, plot_attention, stream, surprises
 from .previous_chapters import (
     GPT,
     BPETokenizer,
@@ -25,6 +25,7 @@ from .previous_chapters import (
     TrainConfig,
     Trainer,
     count_parameters,
+    draw_tokens,
     load_checkpoint,
     load_plays,
     newest_checkpoint,
@@ -151,10 +152,7 @@ PROMPTS = ("JULIET:\n", "[Enter HAMLET]\n\nHAMLET:\n", "ACT V\n\n")
 
 
 def report(run, model, tokenizer, history):
-    """Print the result and three passages.
-
-    Write samples.txt, loss.png and attention.png into the run's folder.
-    """
+    """Print the result and three passages; write samples.txt and three pictures into the folder of the run."""
     last = [metrics for metrics in history if "val_loss" in metrics][-1]
     print(
         f"Held-out plays: loss {last['val_loss']:.3f} nats a token, perplexity {last['val_perplexity']:.1f}, "
@@ -177,8 +175,11 @@ def report(run, model, tokenizer, history):
     line = "ROMEO:\nO love, O life! O love, O life!"
     figure = plot_attention(*attention_maps(model, tokenizer, line))
     figure.savefig(run / "attention.png", dpi=150)
+    tokens, nats = surprises(model, tokenizer, passages[0])
+    axes = draw_tokens(tokens, shades=(nats / 10).clamp(max=1).tolist())
+    axes.figure.savefig(run / "sample.png", dpi=150)
     plt.close("all")
-    print(f"Loss curve, attention maps, samples and checkpoints are in {run}")
+    print(f"Checkpoints, samples and pictures (loss, attention, a passage) are in {run}")
     print(f'Let it speak: python -m ch06_inference.gpt generate --run "{run.as_posix()}" --prompt "ROMEO:"')
 
 # %% ch06_inference.ipynb #1f64389c

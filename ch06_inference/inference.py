@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['top_k_filter', 'top_p_filter', 'sample_next', 'LayerCache', 'KVCache', 'generate_steps', 'generate', 'stream',
-           'attention_maps', 'plot_attention']
+           'surprises', 'attention_maps', 'plot_attention']
 
 # %% ch06_inference.ipynb #c0a4af09
 import codecs
@@ -171,6 +171,19 @@ def stream(model, tokenizer, prompt, max_new_tokens, **options):
     rest = decoder.decode(b"", final=True)
     if rest:
         yield rest
+
+# %% ch06_inference.ipynb #e60e4035
+@torch.no_grad()
+def surprises(model, tokenizer, text):
+    """The tokens of a text and the surprise of each: (list of T str, (T,) tensor of nats).
+
+    A text of more than context_length tokens is cut there.
+    """
+    ids = [tokenizer.eot_token, *tokenizer.encode_ordinary(text)][: model.config.context_length + 1]
+    ids = torch.tensor([ids], device=next(model.parameters()).device)  # (1, T + 1)
+    log_probabilities = model(ids[:, :-1]).log_softmax(dim=-1)  # (1, T) -> (1, T, V)
+    nats = -log_probabilities.gather(-1, ids[:, 1:, None])[0, :, 0]  # (T,)
+    return [tokenizer.decode([index]) for index in ids[0, 1:].tolist()], nats.cpu()
 
 # %% ch06_inference.ipynb #8755efef
 def attention_maps(model, tokenizer, text):

@@ -1,7 +1,8 @@
-"""The assembled program: it trains, resumes and speaks, and what goes wrong is one sentence with the way out."""
+"""The assembled program trains, resumes and speaks; what goes wrong is one sentence with the way out."""
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import fields
@@ -46,10 +47,10 @@ def snapshot(folder):
 def test_a_run_holds_all_it_should(run):
     names = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
     assert names == {
-        "attention.png", "loss.png", "metrics.jsonl", "samples.txt", "tokenizer.json",
+        "attention.png", "loss.png", "metrics.jsonl", "sample.png", "samples.txt", "tokenizer.json",
         "checkpoints/step-000010.safetensors", "checkpoints/step-000020.safetensors",
     }  # fmt: skip
-    for picture in ("attention.png", "loss.png"):
+    for picture in ("attention.png", "loss.png", "sample.png"):
         assert (run / picture).read_bytes().startswith(b"\x89PNG") and (run / picture).stat().st_size > 10_000
     history = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert len(history) == 20 and {"loss", "lr", "tokens_per_s"} <= set(history[0])
@@ -92,11 +93,7 @@ def test_greedy_without_a_prompt(run, capsys):
 
 
 def test_resume_goes_on_with_the_settings_of_the_run(run, tmp_path, capsys):
-    copy = tmp_path / "copy"
-    for path, content in snapshot(run).items():
-        target = copy / path.relative_to(run)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(content)
+    copy = shutil.copytree(run, tmp_path / "copy")
     gpt.main(["train", "--resume", str(copy), "--steps", "30"])
     history = [json.loads(line) for line in (copy / "metrics.jsonl").read_text().splitlines()]
     assert [metrics["step"] for metrics in history] == list(range(1, 31))
@@ -161,11 +158,7 @@ def test_resume_of_what_is_no_run(tmp_path, capsys):
 
 @pytest.mark.parametrize("command", ["resume", "generate"])
 def test_half_a_checkpoint(run, tmp_path, capsys, command):
-    copy = tmp_path / "copy"
-    for path, content in snapshot(run).items():
-        target = copy / path.relative_to(run)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(content)
+    copy = shutil.copytree(run, tmp_path / "copy")
     newest = newest_checkpoint(copy)
     newest.write_bytes(newest.read_bytes()[:5000])
     before = snapshot(copy)
@@ -185,11 +178,7 @@ def test_missing_data_package(monkeypatch, tmp_path, capsys):
 
 
 def test_a_tokenizer_file_that_was_altered(run, tmp_path, capsys):
-    copy = tmp_path / "copy"
-    for path, content in snapshot(run).items():
-        target = copy / path.relative_to(run)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(content)
+    copy = shutil.copytree(run, tmp_path / "copy")
     (copy / "tokenizer.json").write_text("{}")
     fails(capsys, ["generate", "--run", copy], "tokenizer.json is not a whole tokenizer file")
 
@@ -222,7 +211,7 @@ def test_options_that_cannot_be(options, message, tmp_path, capsys):
 
 
 def test_as_a_program(tmp_path):
-    """In a process of its own, from the root: the exit code, one line on standard error, nothing on standard output."""
+    """In a process of its own: the exit code, one line on standard error, nothing on standard output."""
     command = [sys.executable, "-m", "ch06_inference.gpt", "train", "--preset", "huge"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     assert done.returncode != 0 and done.stdout == ""

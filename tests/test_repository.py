@@ -1,0 +1,346 @@
+"""The repository itself: one source for every definition, and rules that catch what breaks it."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import notebooks as tools
+import pytest
+
+ROOT = tools.ROOT
+NOTEBOOKS = tools.notebook_paths()
+
+
+def run(*command, cwd=ROOT, **environment):
+    done = subprocess.run(
+        command,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        env=os.environ | environment,
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done.stdout
+
+
+def copy_of_the_repository(folder):
+    """The files of the repository as git sees them, uncommitted ones included."""
+    listed = run("git", "ls-files", "--cached", "--others", "--exclude-standard", "-z").split("\0")
+    for name in filter(None, listed):
+        if (ROOT / name).is_file():
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target)
+    return folder
+
+
+# ---------------------------------------------------------------- the rules hold here
+
+
+def test_nothing_is_out_of_step():
+    assert tools.problems() == []
+
+
+def test_every_chapter_is_there():
+    for chapter in tools.CHAPTERS:
+        assert (
+            Path(chapter, f"{chapter}.ipynb") in NOTEBOOKS
+            and (ROOT / chapter / "previous_chapters.py").exists()
+        )
+
+
+def test_nbval_runs_every_notebook():
+    options = ["-m", "pytest", "--collect-only", "-q", "-n0", "-p", "no:cacheprovider"]
+    collected = run(sys.executable, *options, *[str(path) for path in (ROOT.glob("[!.]*")) if path.is_dir()])
+    found = {Path(line.split("::")[0]) for line in collected.splitlines() if ".ipynb::" in line}
+    assert found == set(NOTEBOOKS)
+
+
+def test_the_same_headings_in_every_chapter():
+    wanted = ["Where we are", "The problem first", "The finished piece", "Proof", "Common mistakes"]
+    wanted += ["Summary", "Test yourself", "Exercises", "Further reading"]
+    for path in (path for path in NOTEBOOKS if path.stem == path.parent.name):
+        text = "\n".join(
+            c.source for c in tools.read_notebook(ROOT / path).cells if c.cell_type == "markdown"
+        )
+        headings = re.findall(r"^## (.*)$", text, flags=re.M)
+        assert [heading for heading in headings if heading in wanted] == wanted, path
+        assert 5 <= text.count("<details><summary>") - text.count("<summary>Answer") <= 10, path
+
+
+def test_cell_ids_are_there_and_unique():
+    for path in NOTEBOOKS:
+        ids = [cell.id for cell in tools.read_notebook(ROOT / path).cells]
+        assert len(set(ids)) == len(ids), path
+
+
+def test_the_names_of_design_are_importable():
+    from ch01_tokenization.tokenizer import BPETokenizer, CharTokenizer  # noqa: F401
+    from ch02_embeddings.embeddings import InputEmbedding, RotaryEmbedding, TokenEmbedding  # noqa: F401
+    from ch03_attention.attention import MultiHeadAttention, causal_mask, softmax  # noqa: F401
+    from ch04_transformer.transformer import GPT, GPTConfig, LayerNorm, RMSNorm, TransformerBlock  # noqa: F401
+    from ch05_training.training import AdamW, TrainConfig, Trainer, bits_per_byte  # noqa: F401
+    from ch06_inference.inference import KVCache, generate, plot_attention, stream  # noqa: F401
+
+    assert {"train", "encode", "encode_iterable", "decode", "save", "load", "gpt2"} <= set(dir(BPETokenizer))
+
+
+def test_a_definition_is_written_once():
+    """No public class or function of a chapter has the name of another chapter's."""
+    seen = {}
+    for path in sorted(ROOT.glob("ch0*/*.py")):
+        for name in re.findall(r"^(?:class|def) ([A-Za-z]\w*)", path.read_text(encoding="utf-8"), flags=re.M):
+            assert name not in seen, f"{name} is defined in {seen[name]} and in {path}"
+            seen[name] = path
+
+
+def test_constraints_pin_every_requirement():
+    pinned = {line.split("==")[0] for line in tools._lines(ROOT / "constraints.txt") if "==" in line}
+    for file in ("requirements.txt", "requirements-dev.txt"):
+        for line in tools._lines(ROOT / file):
+            if line and line[0] not in "#-":
+                assert re.split(r"[<>=]", line)[0].lower() in pinned, (
+                    f"{line} of {file} is not in constraints.txt"
+                )
+
+
+def test_data_packages_are_pinned_by_hash():
+    lines = [
+        line for line in tools._lines(ROOT / "requirements-data.txt") if line and not line.startswith("#")
+    ]
+    assert len(lines) == 3 and all(
+        re.fullmatch(r"[\w-]+==[\d.]+ --hash=sha256:[0-9a-f]{64}", line) for line in lines
+    )
+
+
+def test_no_test_compares_without_asserting():  # known bug 34
+    import ast
+
+    for path in sorted((ROOT / "tests").glob("test_*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+                source = ast.unparse(node)
+                assert re.search(r"\bassert\b|pytest\.raises|fails\(|run\(", source), (
+                    f"{path.name}: {node.name}"
+                )
+
+
+def test_ci_runs_make_test_and_nothing_else():
+    lines = [line.strip() for line in tools._lines(ROOT / ".ci" / "run")]
+    assert [line for line in lines if line and not line.startswith(("#", "set ", "cd "))] == ["make test"]
+    assert "make test" in (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+
+
+# ---------------------------------------------------------------- the rules catch what breaks them
+
+
+@pytest.fixture
+def broken(tmp_path):
+    """A copy of the repository to break."""
+    return copy_of_the_repository(tmp_path / "copy")
+
+
+NOTEBOOK = Path("ch03_attention/ch03_attention.ipynb")
+
+
+def edit(change):
+    """A breakage that changes the parsed notebook of chapter 3."""
+
+    def apply(root):
+        notebook = tools.read_notebook(root / NOTEBOOK)
+        change(notebook)
+        nbformat.write(notebook, root / NOTEBOOK)
+
+    return apply
+
+
+def append(name, text):
+    """A breakage that adds text to a file, new or old."""
+
+    def apply(root):
+        with open(root / name, "a", encoding="utf-8") as file:
+            file.write(text)
+
+    return apply
+
+
+def first_code(notebook):
+    return next(cell for cell in notebook.cells if cell.cell_type == "code" and not tools.is_setup(cell))
+
+
+def add_definition(notebook):
+    notebook.cells.append(nbformat.v4.new_code_cell("#| export\ndef forgotten(): ...", execution_count=1))
+
+
+def add_stderr(notebook):
+    first_code(notebook).outputs = [nbformat.v4.new_output("stream", name="stderr", text="Warning: no")]
+
+
+BREAKAGES = {
+    "out of step with its notebook": [
+        append("ch03_attention/attention.py", "\nx = 1\n"),
+        edit(add_definition),
+    ],
+    "comes from no notebook": [append("ch03_attention/extra.py", "x = 1\n")],
+    "not an import": [append("ch03_attention/previous_chapters.py", "def mine():\n    pass\n")],
+    "has no previous_chapters.py": [lambda root: (root / "ch02_embeddings/previous_chapters.py").unlink()],
+    "which is a later chapter": [
+        append("ch03_attention/previous_chapters.py", "from ch04_transformer.transformer import GPT\n"),
+        edit(lambda nb: first_code(nb).update(source="import ch05_training.training")),
+    ],
+    "has no stored execution": [edit(lambda nb: first_code(nb).update(execution_count=None))],
+    "shows a remote image": [
+        edit(
+            lambda nb: nb.cells.append(nbformat.v4.new_markdown_cell("![a cat](https://example.org/cat.png)"))
+        ),
+        edit(
+            lambda nb: nb.cells.append(
+                nbformat.v4.new_markdown_cell('<img src="https://example.org/cat.png">')
+            )
+        ),
+    ],
+    "holds widget metadata": [edit(lambda nb: nb.metadata.update(widgets={"application/x": {}}))],
+    "needs exactly one Colab badge": [
+        edit(lambda nb: nb.cells[0].update(source=nb.cells[0].source.replace("blob/main", "blob/old"))),
+        edit(lambda nb: nb.cells[0].update(source="# No badge")),
+    ],
+    "needs exactly one set-up cell": [edit(lambda nb: nb.cells.pop(1))],
+    "stored output on stderr": [edit(add_stderr)],
+    "lines of code, and 40 are the limit": [edit(lambda nb: first_code(nb).update(source="x = 1\n" * 41))],
+    "README.md: ": [append("README.md", "\ngit clone https://example.org/elsewhere\n")],
+}
+
+
+@pytest.mark.parametrize(
+    ("message", "breakage"),
+    [(message, change) for message, changes in BREAKAGES.items() for change in changes],
+)
+def test_every_rule_catches_its_breakage(broken, message, breakage):
+    breakage(broken)
+    assert any(message in problem for problem in tools.problems(broken)), message
+
+
+def test_badges_follow_the_url(broken):
+    pyproject = broken / "pyproject.toml"
+    text = pyproject.read_text(encoding="utf-8")
+    moved = re.sub(r'repository = "[^"]*"', 'repository = "https://github.com/someone/elsewhere"', text)
+    pyproject.write_text(moved.replace('revision = "main"', 'revision = "v2"'), encoding="utf-8")
+    assert len(tools.problems(broken)) > 2 * len(tools.CHAPTERS)
+    tools.write_badges(broken)
+    assert tools.problems(broken) == []
+    notebook = (broken / NOTEBOOK).read_text(encoding="utf-8")
+    assert f"someone/elsewhere/blob/v2/{NOTEBOOK.as_posix()}" in notebook and '\\"v2\\"' in notebook
+    tools.export_all(broken)
+    assert tools.problems(broken) == []
+
+
+def test_execute_stores_outputs_and_drops_noise(tmp_path):
+    code = "import sys\nprint('a', flush=True)\nprint('b')\nprint('\\r 50%', file=sys.stderr)"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)], metadata={"widgets": {}})
+    identity = notebook.cells[0].id
+    nbformat.write(notebook, tmp_path / "n.ipynb")
+    tools.execute(Path("n.ipynb"), tmp_path)
+    cell = tools.read_notebook(tmp_path / "n.ipynb").cells[0]
+    assert cell.id == identity and cell.execution_count == 1
+    assert [(output.name, output.text) for output in cell.outputs] == [("stdout", "a\nb\n")]
+    assert "widgets" not in tools.read_notebook(tmp_path / "n.ipynb").metadata
+
+
+# ---------------------------------------------------------------- Colab and make
+
+
+def test_a_notebook_alone_works_on_colab(tmp_path):
+    """One notebook in an empty folder, with a stand-in google.colab and a local remote, fetches the rest."""
+    settings = tools.course_settings()
+    remote = copy_of_the_repository(tmp_path / "remote")
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@example.org"]
+    run(*git, "init", "--quiet", "--initial-branch", settings["revision"], cwd=remote)
+    run(*git, "add", "--all", cwd=remote)
+    run(*git, "commit", "--quiet", "--message", "as it is", cwd=remote)
+    package = tmp_path / "stand-in" / "google" / "colab"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    alone = tmp_path / "content"
+    alone.mkdir()
+    shutil.copy(ROOT / "ch02_embeddings" / "ch02_embeddings.ipynb", alone)
+    environment = {
+        "PYTHONPATH": str(tmp_path / "stand-in"),
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": f"url.{remote.as_uri()}.insteadOf",
+        "GIT_CONFIG_VALUE_0": settings["repository"],
+        "PIP_NO_INDEX": "1",  # all is installed, and nothing may be fetched
+    }
+    nbconvert = [sys.executable, "-m", "nbconvert", "--to", "notebook", "--execute", "--inplace"]
+    run(*nbconvert, "ch02_embeddings.ipynb", cwd=alone, **environment)
+    executed = tools.read_notebook(alone / "ch02_embeddings.ipynb")
+    assert all(cell.execution_count for cell in executed.cells if cell.cell_type == "code")
+    assert (alone / "course" / "ch01_tokenization" / "tokenizer.py").exists()
+
+
+def test_colab_keeps_its_torch_and_numpy():
+    setup = next(cell.source for cell in tools.read_notebook(ROOT / NOTEBOOK).cells if tools.is_setup(cell))
+    kept = re.search(r"has_already = (\(.*?\))", setup)[1]
+    assert {"torch", "numpy", "jupyterlab"} <= set(re.findall(r'"(\w+)"', kept))
+
+
+needs_make = pytest.mark.skipif(
+    not shutil.which("make") or os.name == "nt", reason="needs make and a POSIX shell"
+)
+
+
+@needs_make
+def test_make_refuses_an_old_python(broken, tmp_path):
+    old = tmp_path / "python3.9"
+    code = "import sys; sys.version_info = (3, 9, 1); exec(sys.argv[1])"
+    old.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{code}" "$2"\n')
+    old.chmod(0o755)
+    done = subprocess.run(["make", "gpt", f"PYTHON={old}"], cwd=broken, capture_output=True, text=True)
+    assert done.returncode != 0 and not (broken / ".venv").exists()
+    assert "error: this is Python 3.9 and the course needs 3.11 or newer" in done.stderr
+    assert "make PYTHON=python3.11 gpt" in done.stderr
+
+
+@needs_make
+def test_make_help_lists_every_target(broken):
+    shown = run("make", "help", cwd=broken)
+    targets = re.findall(r"^([a-z]+):.*##", (broken / "Makefile").read_text(), flags=re.M)
+    assert {"gpt", "test", "lab", "export", "execute", "check", "badges", "clean", "help"} <= set(targets)
+    assert all(f"make {target}" in shown for target in targets)
+
+
+@needs_make
+@pytest.mark.parametrize("failing", ["requirements-data.txt", "requirements.txt"])
+def test_make_says_when_an_installation_fails(broken, tmp_path, failing):
+    """A stand-in pip that fails for one file, as it does for a wrong hash: one sentence, and no stamp."""
+    folder = broken / ".venv" / "bin"
+    folder.mkdir(parents=True)
+    script = folder / "python"
+    script.write_text(
+        f'#!/bin/sh\ncase "$*" in *"-r {failing}"*) echo "pip: hashes differ" >&2; exit 1;; esac\n'
+    )
+    script.chmod(0o755)
+    done = subprocess.run(
+        ["make", "gpt", f"PYTHON={sys.executable}"], cwd=broken, capture_output=True, text=True
+    )
+    assert done.returncode != 0 and not (broken / ".venv" / "course").exists()
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and failing in errors[0] and "run the same make command again" in errors[0]
+
+
+def test_nothing_names_this_machine_or_a_registry():
+    forbidden = re.compile(
+        "|".join(
+            ["/" + "work/", "/" + "root/", "pypi" + r"\.org", "npm" + r"js\.", "files\\.python" + "hosted"]
+        )
+    )
+    for name in filter(
+        None, run("git", "ls-files", "--cached", "--others", "--exclude-standard", "-z").split("\0")
+    ):
+        if (ROOT / name).is_file() and not name.endswith(".png"):
+            match = forbidden.search((ROOT / name).read_text(encoding="utf-8", errors="replace"))
+            assert match is None, f"{name} names {match[0]}"
