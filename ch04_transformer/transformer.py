@@ -20,9 +20,9 @@ from .previous_chapters import RotaryEmbedding, check_heads
 
 # %% ch04_transformer.ipynb #269886d2
 class LayerNorm(nn.Module):
-    """(..., D) -> (..., D), each vector to mean 0 and variance 1, then weight and bias: Ba et al.
+    """Each vector to mean 0 and variance 1, then weight and bias: (..., D) -> (..., D).
 
-    2016, section 3.
+    Ba et al. 2016, section 3.
     """
 
     def __init__(self, d_model, eps=1e-5, bias=True):

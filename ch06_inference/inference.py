@@ -187,16 +187,12 @@ def surprises(model, tokenizer, text):
 
 # %% ch06_inference.ipynb #8755efef
 def attention_maps(model, tokenizer, text):
-    """The tokens of a text, and the attention weights of every layer and head.
-
-    (list of T str, (L, H, T, T) tensor).
-    """
+    """The tokens of a text, a list of T str, and the weights of every layer and head, (L, H, T, T)."""
     ids = tokenizer.encode_ordinary(text)
     device = next(model.parameters()).device
     tokens = [tokenizer.decode([index]).replace(" ", "·").replace("\n", "↵") for index in ids]
-    return tokens, model.attention_weights(torch.tensor([ids], device=device))[
-        :, 0
-    ]  # (L, 1, H, T, T) -> (L, H, T, T)
+    maps = model.attention_weights(torch.tensor([ids], device=device))  # (L, 1, H, T, T)
+    return tokens, maps[:, 0]  # (L, H, T, T)
 
 
 def plot_attention(tokens, maps, layer=None, head=None):
