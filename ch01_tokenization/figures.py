@@ -64,16 +64,11 @@ def draw_pipeline(chapter):
         )
         axes.add_patch(box)
         middle = number - 1 + 0.42
-        axes.text(
-            middle,
-            0.68,
-            f"{number} {name}",
-            ha="center",
-            va="center",
-            weight="bold" if here else "normal",
-            fontsize=9,
-        )
-        axes.text(middle, 0.3, what, ha="center", va="center", fontsize=8)
+        ink = "white" if here and name == "attention" else "black"  # on the one dark colour
+        weight = "bold" if here else "normal"
+        name = f"{number} {name}"
+        axes.text(middle, 0.68, name, color=ink, ha="center", va="center", weight=weight, fontsize=9)
+        axes.text(middle, 0.3, what, color=ink, ha="center", va="center", fontsize=8)
         if number < len(STAGES):
             axes.annotate("", (number - 0.01, 0.5), (number - 0.16, 0.5), arrowprops={"arrowstyle": "->"})
     axes.set(xlim=(-0.05, len(STAGES) - 0.1), ylim=(-0.05, 1.05))

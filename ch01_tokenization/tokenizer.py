@@ -74,6 +74,35 @@ def merge_ids(ids, pair, new_id):
             position += 1
     return merged
 
+# %% ch01_tokenization.ipynb #73c66157
+def _index_pairs(words, counts):
+    """Where the trainer starts: {pair: count} and {pair: indexes of the words that hold it}."""
+    pair_count, pair_words = Counter(), defaultdict(set)
+    for index, word in enumerate(words):
+        for pair in zip(word, word[1:], strict=False):
+            pair_count[pair] += counts[index]
+            pair_words[pair].add(index)
+    return pair_count, pair_words
+
+
+def _apply_merge(words, counts, pair_count, pair_words, pair, new_id):
+    """Merge `pair` in the words that hold it and keep the counts true.
+
+    Returns the pairs that hold `new_id`.
+    """
+    created = set()
+    for index in pair_words.pop(tuple(pair)):
+        word = words[index]
+        for old in zip(word, word[1:], strict=False):
+            pair_count[old] -= counts[index]
+        words[index] = word = merge_ids(word, pair, new_id)
+        for new in zip(word, word[1:], strict=False):
+            pair_count[new] += counts[index]
+            if new_id in new:
+                pair_words[new].add(index)
+                created.add(new)
+    return created
+
 # %% ch01_tokenization.ipynb #55101ea5
 def learn_merges(word_counts, n_merges, progress=False):
     """The `n_merges` most frequent merges, in order (Sennrich et al. 2016, section 3.2, on bytes).
@@ -108,35 +137,6 @@ def learn_merges(word_counts, n_merges, progress=False):
             bar.update()
     bar.close()
     return merges
-
-# %% ch01_tokenization.ipynb #73c66157
-def _index_pairs(words, counts):
-    """Where the trainer starts: {pair: count} and {pair: indexes of the words that hold it}."""
-    pair_count, pair_words = Counter(), defaultdict(set)
-    for index, word in enumerate(words):
-        for pair in zip(word, word[1:], strict=False):
-            pair_count[pair] += counts[index]
-            pair_words[pair].add(index)
-    return pair_count, pair_words
-
-
-def _apply_merge(words, counts, pair_count, pair_words, pair, new_id):
-    """Merge `pair` in the words that hold it and keep the counts true.
-
-    Returns the pairs that hold `new_id`.
-    """
-    created = set()
-    for index in pair_words.pop(tuple(pair)):
-        word = words[index]
-        for old in zip(word, word[1:], strict=False):
-            pair_count[old] -= counts[index]
-        words[index] = word = merge_ids(word, pair, new_id)
-        for new in zip(word, word[1:], strict=False):
-            pair_count[new] += counts[index]
-            if new_id in new:
-                pair_words[new].add(index)
-                created.add(new)
-    return created
 
 # %% ch01_tokenization.ipynb #c61d64ea
 def merge_by_rank(word, ranks, limit=None):
@@ -337,10 +337,7 @@ def read_gpt2_files():
 
 
 def byte_of_character():
-    """GPT-2's files write each byte as a printable character; {character.
-
-    Byte}, as OpenAI's code defines it.
-    """
+    """GPT-2's files write each byte as a printable character: {character: byte}."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}

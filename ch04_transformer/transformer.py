@@ -94,7 +94,7 @@ class SwiGLU(nn.Module):
 # %% ch04_transformer.ipynb #35ff23d5
 @dataclass(frozen=True)
 class GPTConfig:
-    """What a GPT is made of. ValueError, naming the field, the value and the rule, for what cannot work."""
+    """What a GPT is made of. A value that cannot work is refused with the field, the value and the rule."""
 
     vocab_size: int  # ids the model knows
     context_length: int  # most tokens it can look at
@@ -121,6 +121,8 @@ class GPTConfig:
                 raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout} must be at least 0 and below 1")
+        if not self.init_std > 0:
+            raise ValueError(f"init_std={self.init_std} must be above 0")
         check_choices(self)
         check_heads(self.d_model, self.n_heads, self.n_kv_heads or self.n_heads)
         if self.position == "rope" and (self.d_model // self.n_heads) % 2:
@@ -130,7 +132,7 @@ class GPTConfig:
 
     @property
     def ff_width(self):
-        """d_ff, or its default: 4 d_model, for swiglu two thirds of that, rounded up to a multiple of 8."""
+        """d_ff, or its default: 4 d_model; for swiglu 8/3 d_model, up to a multiple of 8 (128 -> 344)."""
         return self.d_ff or (
             4 * self.d_model if self.activation == "gelu" else -(-8 * self.d_model // 24) * 8
         )

@@ -5,13 +5,16 @@
 # %% auto #0
 __all__ = ['cross_entropy', 'perplexity', 'bits_per_byte', 'AdamW', 'parameter_groups', 'warmup_cosine', 'clip_grad_norm_',
            'pick_device', 'pick_precision', 'save_checkpoint', 'read_checkpoint', 'load_checkpoint', 'evaluate',
-           'TrainConfig', 'TrainingRun', 'checkpoint_paths', 'newest_checkpoint', 'SteppingRun', 'Trainer',
-           'plot_history']
+           'TrainConfig', 'TrainingRun', 'checkpoint_paths', 'newest_checkpoint', 'SteppingRun', 'interrupts_wait',
+           'Trainer', 'plot_history']
 
 # %% ch05_training.ipynb #aa55b400
+import contextlib
 import json
 import math
 import os
+import signal
+import threading
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -138,11 +141,13 @@ def pick_device(name="auto"):
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.empty(0, device=name).device
+        device = torch.empty(0, device=name).device
+        if device.type == "meta":
+            raise RuntimeError("it holds no numbers")
+        return device
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f"device {name!r} is not available here; use --device cpu ({str(error).splitlines()[0]})"
-        ) from None
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {name!r} is not available here; use --device cpu ({reason})") from None
 
 
 def pick_precision(name, device):
@@ -250,7 +255,7 @@ def evaluate(model, data, batch_size=32, precision=torch.float32):
 # %% ch05_training.ipynb #6f8ac957
 @dataclass(frozen=True)
 class TrainConfig:
-    """How a GPT is trained. ValueError, naming the field, the value and the rule, for what cannot work."""
+    """How a GPT is trained. A value that cannot work is refused with the field, the value and the rule."""
 
     steps: int = 1000  # optimizer steps
     batch_size: int = 8  # windows in a micro-batch
@@ -281,6 +286,8 @@ class TrainConfig:
         for name in ("max_lr", "eps", "max_norm"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be above 0")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas={self.betas} must each be at least 0 and below 1")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing={self.label_smoothing} must be at least 0 and below 1")
 
@@ -339,7 +346,7 @@ def newest_checkpoint(run_dir):
     if not paths:
         raise FileNotFoundError(
             f"{run_dir} is not a run: it has no checkpoints/step-*.safetensors; "
-            "see the runs with: ls runs, or start one with: python -m ch06_inference.gpt train"
+            "name the folder of a run, or start one with: python -m ch06_inference.gpt train"
         )
     return paths[-1]
 
@@ -373,6 +380,20 @@ class SteppingRun(TrainingRun):
         return {"step": self.step, "loss": float(total), "lr": lr, "grad_norm": float(norm)}
 
 # %% ch05_training.ipynb #3d4b1eb9
+@contextlib.contextmanager
+def interrupts_wait():
+    """Inside, Ctrl-C interrupts nothing; it is noted in the list that this gives."""
+    asked = []
+    if threading.current_thread() is not threading.main_thread():  # only there can signals be caught
+        yield asked
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: asked.append("Ctrl-C"))
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+# %% ch05_training.ipynb #f9c843a7
 class Trainer(SteppingRun):
     """Trains a GPT: Trainer(model, config, train_data, val_data, run_dir).fit(). A dict a step in .history.
 
@@ -385,28 +406,27 @@ class Trainer(SteppingRun):
         c = self.config
         tokens_a_step = c.batch_size * c.grad_accum * self.train_data.context_length
         self.model.train()
-        with tqdm(total=c.steps, initial=self.step, desc="training", unit="step", mininterval=0.5) as bar:
-            try:
-                while self.step < c.steps:
-                    began = time.perf_counter()
-                    metrics = self.train_step()
-                    metrics["tokens_per_s"] = round(tokens_a_step / (time.perf_counter() - began))
-                    if not math.isfinite(metrics["loss"]):
-                        raise FloatingPointError(
-                            f"the loss is {metrics['loss']} at step {self.step}; use a lower max_lr"
-                        )
-                    if self.val_data and self.due(c.eval_every):
-                        result = evaluate(self.model, self.val_data, 4 * c.batch_size, self.precision)
-                        metrics |= {f"val_{name}": value for name, value in result.items()}
-                    self.log(metrics)
-                    if self.due(c.checkpoint_every):
-                        self.save()
-                    bar.update()
-                    numbers = {"loss": f"{metrics['loss']:.3f}", "lr": f"{metrics['lr']:.1e}"}
-                    bar.set_postfix(numbers | {"tokens/s": f"{metrics['tokens_per_s']:,}"}, refresh=False)
-            except KeyboardInterrupt:
-                self.save()
-                raise
+        bar = tqdm(total=c.steps, initial=self.step, desc="training", unit="step", mininterval=0.5)
+        with bar, interrupts_wait() as asked:
+            while self.step < c.steps:
+                began = time.perf_counter()
+                metrics = self.train_step()
+                metrics["tokens_per_s"] = round(tokens_a_step / (time.perf_counter() - began))
+                if not math.isfinite(metrics["loss"]):
+                    raise FloatingPointError(
+                        f"the loss is {metrics['loss']} at step {self.step}; use a lower max_lr"
+                    )
+                if self.val_data and self.due(c.eval_every):
+                    result = evaluate(self.model, self.val_data, 4 * c.batch_size, self.precision)
+                    metrics |= {f"val_{name}": value for name, value in result.items()}
+                self.log(metrics)
+                if self.due(c.checkpoint_every) or asked:
+                    self.save()
+                bar.update()
+                numbers = {"loss": f"{metrics['loss']:.3f}", "lr": f"{metrics['lr']:.1e}"}
+                bar.set_postfix(numbers | {"tokens/s": f"{metrics['tokens_per_s']:,}"}, refresh=False)
+                if asked:
+                    raise KeyboardInterrupt
         return self.history
 
     def due(self, every):

@@ -188,7 +188,7 @@ def surprises(model, tokenizer, text):
 # %% ch06_inference.ipynb #8755efef
 def attention_maps(model, tokenizer, text):
     """The tokens of a text, a list of T str, and the weights of every layer and head, (L, H, T, T)."""
-    ids = tokenizer.encode_ordinary(text)
+    ids = tokenizer.encode_ordinary(text)[: model.config.context_length]
     device = next(model.parameters()).device
     tokens = [tokenizer.decode([index]).replace(" ", "·").replace("\n", "↵") for index in ids]
     maps = model.attention_weights(torch.tensor([ids], device=device))  # (L, 1, H, T, T)
@@ -202,7 +202,9 @@ def plot_attention(tokens, maps, layer=None, head=None):
     """
     if layer is not None and head is not None:
         figure, axis = plt.subplots(figsize=(0.3 * len(tokens) + 1.6, 0.3 * len(tokens) + 1))
-        draw_matrix(maps[layer, head], tokens, tokens, f"layer {layer + 1}, head {head + 1}", axis, vmin=0)
+        draw_matrix(
+            maps[layer, head], tokens, tokens, f"layer {layer + 1}, head {head + 1}", axis, vmin=0, vmax=1
+        )
         axis.set(xlabel="is looked at", ylabel="looks")
         return figure
     n_layers, n_heads = maps.shape[:2]
@@ -212,7 +214,11 @@ def plot_attention(tokens, maps, layer=None, head=None):
     for row in range(n_layers):
         for column in range(n_heads):
             draw_matrix(
-                maps[row, column], title=f"layer {row + 1}, head {column + 1}", axes=axes[row, column], vmin=0
+                maps[row, column],
+                title=f"layer {row + 1}, head {column + 1}",
+                axes=axes[row, column],
+                vmin=0,
+                vmax=1,
             )
             axes[row, column].set(xticks=[], yticks=[])
             axes[row, column].title.set_size(8)

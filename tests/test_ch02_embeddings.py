@@ -44,7 +44,7 @@ def test_sinusoidal_equals_the_formula_at_any_length():
 def test_learned_positions_end():
     table = LearnedPositionalEmbedding(8, 4)
     assert torch.equal(table(torch.arange(8)), table.weight)
-    with pytest.raises(ValueError, match="position 8 is past the 8 learned positions"):
+    with pytest.raises(ValueError, match="position 8 is outside the 8 learned positions"):
         table(torch.arange(9))
 
 
@@ -80,8 +80,9 @@ def test_rotary_takes_positions_for_each_row_and_keeps_the_dtype():
     for row in range(2):
         assert torch.equal(both[row], rope(x[row], positions[row]))
     assert rope(x.bfloat16(), positions).dtype == torch.bfloat16
-    with pytest.raises(ValueError, match="position 64 is not below max_len=64"):
-        rope(x, torch.arange(60, 65))
+    for wrong in (64, -1):
+        with pytest.raises(ValueError, match=f"position {wrong} is outside the 64 rotary positions"):
+            rope(x, torch.tensor([0, 1, 2, 3, wrong]))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import signal
 from dataclasses import replace
 
 import pytest
@@ -320,18 +321,20 @@ def test_a_loss_that_is_no_number_stops_the_run(data):
         trainer.fit()
 
 
-def test_ctrl_c_saves(data, tmp_path, monkeypatch):
-    trainer = make_trainer(data, tmp_path)
-
-    def step():
-        if trainer.step == 3:
-            raise KeyboardInterrupt
-        return type(trainer).train_step(trainer)
-
-    monkeypatch.setattr(trainer, "train_step", step)
+def test_ctrl_c_waits_for_the_step_saves_and_resumes_bit_identical(data, tmp_path):
+    straight = make_trainer(data, model=replace(MODEL, dropout=0.2))
+    straight.fit()
+    trainer = make_trainer(data, tmp_path, model=replace(MODEL, dropout=0.2))
+    hook = trainer.model.norm.register_forward_hook(  # in the middle of the fourth step
+        lambda *_: signal.raise_signal(signal.SIGINT) if trainer.step == 3 else None
+    )
     with pytest.raises(KeyboardInterrupt):
         trainer.fit()
-    assert newest_checkpoint(tmp_path).name == "step-000003.safetensors"
+    hook.remove()
+    assert newest_checkpoint(tmp_path).name == "step-000004.safetensors"
+    again = make_trainer(data, tmp_path, model=replace(MODEL, dropout=0.2)).resume()
+    again.fit()
+    assert torch.equal(weights(straight), weights(again))
 
 
 # ---------------------------------------------------------------- checkpoints

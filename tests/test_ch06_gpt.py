@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import fields
@@ -30,11 +31,11 @@ def run(tmp_path_factory):
 
 
 def fails(capsys, arguments, *words):
-    """The command ends with one line `error: ...` that holds all `words`, and an exit code that is not 0."""
+    """The command ends with exit code 2 and one line `error: ...` on standard error, with all `words`."""
     with pytest.raises(SystemExit) as stop:
         gpt.main([str(argument) for argument in arguments])
-    message = str(stop.value.code)
-    assert message.startswith("error: ") and "\n" not in message, message
+    message = capsys.readouterr().err.strip()
+    assert stop.value.code == 2 and message.startswith("error: ") and "\n" not in message, message
     for word in words:
         assert word in message, message
     return message
@@ -188,10 +189,55 @@ def test_a_tokenizer_file_that_was_altered(run, tmp_path, capsys):
     [
         (["--vocab-size", "100"], ["vocab_size=100 is below 257"]),
         (["--device", "no-such-device"], ["device 'no-such-device' is not available here", "--device cpu"]),
+        (["--device", "meta"], ["device 'meta' is not available here"]),
+        (["--context-length", "2000000"], ["tokens are too few for context_length=2000000"]),
     ],
 )
 def test_bad_values(options, words, tmp_path, capsys):
-    fails(capsys, [*TINY, *options, "--out", tmp_path], *words)
+    fails(capsys, [*TINY, *options, "--out", tmp_path / "runs"], *words)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_that_is_finished_says_so(run, capsys):
+    before = snapshot(run)
+    fails(capsys, ["train", "--resume", run], "is at step 20 already", "--steps")
+    assert snapshot(run) == before
+
+
+def test_a_run_without_its_tokenizer(run, tmp_path, capsys):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    (copy / "tokenizer.json").unlink()
+    fails(capsys, ["generate", "--run", copy], "has no tokenizer.json")
+
+
+def test_bad_sampling_fails_before_the_first_output(run, capsys):
+    fails(capsys, ["generate", "--run", run, "--prompt", "ROMEO:", "--temperature", "-1"], "temperature=-1.0")
+
+
+def test_a_line_break_in_the_prompt(run, capsys):
+    gpt.main(["generate", "--run", str(run), "--prompt", "ROMEO:\\nO", "--max-new-tokens", "1"])
+    assert capsys.readouterr().out.startswith("ROMEO:\nO")
+
+
+def test_a_context_shorter_than_the_line_of_the_report(tmp_path):
+    gpt.main([*TINY, "--context-length", "8", "--steps", "2", "--out", str(tmp_path)])
+    assert (next(tmp_path.iterdir()) / "attention.png").exists()
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, capsys, monkeypatch):
+    def interrupted(self, take_step=gpt.Trainer.train_step):
+        if self.step == 4:
+            signal.raise_signal(signal.SIGINT)
+        return take_step(self)
+
+    monkeypatch.setattr(gpt.Trainer, "train_step", interrupted)
+    with pytest.raises(SystemExit) as stop:
+        gpt.main([*TINY, "--out", str(tmp_path)])
+    run = next(tmp_path.iterdir())
+    assert stop.value.code == 130 and newest_checkpoint(run).name == "step-000005.safetensors"
+    assert f'stopped: step 5 is saved; go on with: python -m ch06_inference.gpt train --resume "{run}"' in (
+        capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(
@@ -199,6 +245,8 @@ def test_bad_values(options, words, tmp_path, capsys):
     [
         (["--n-heads", "7"], "d_model=32 is not divisible by n_heads=7"),
         (["--steps", "0"], "steps=0 must be at least 1"),
+        (["--init-std", "-1"], "init_std=-1.0 must be above 0"),
+        (["--betas", "1", "2"], "betas=(1.0, 2.0) must each be"),
         (["--steps", "many"], "many"),
         (["--no-such-option", "1"], "--no-such-option"),
     ],
