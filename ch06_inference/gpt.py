@@ -132,7 +132,7 @@ def train(command):
     report(run, fit(trainer).eval(), tokenizer, trainer.history)  # chapter 6
     return run
 
-
+# %% ch06_inference.ipynb #8ac1fc4a
 def fit(trainer):
     """Train, and say what with and how long; Ctrl-C says how to go on. Returns the model."""
     began, n_parameters = time.perf_counter(), count_parameters(trainer.model)
