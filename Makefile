@@ -16,9 +16,8 @@ PIP := $(RUN) -m pip --disable-pip-version-check --quiet
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile | expand -t 18
 
-# PASSIVE: waiting threads sleep, so that another busy program slows the training a little and not tenfold.
-gpt: .venv/course  ## train a GPT on Shakespeare, about 3 minutes on 2 cores; everything goes to runs/
-	@OMP_WAIT_POLICY=PASSIVE $(RUN) -m ch06_inference.gpt train
+gpt: .venv/course  ## train a GPT on Shakespeare, about 2 minutes on 2 cores; everything goes to runs/
+	@$(RUN) -m ch06_inference.gpt train
 
 # pytest runs two processes (pyproject.toml), so each gets one thread.
 test: .venv/dev  ## run every test and every notebook

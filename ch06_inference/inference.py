@@ -63,10 +63,7 @@ def sample_next(logits, temperature=1.0, top_k=None, top_p=None, generator=None)
 
 # %% ch06_inference.ipynb #a1d30434
 class LayerCache:
-    """Keys and values of one attention layer.
-
-    Append((B, Hkv, T, d) twice) -> all so far, (B, Hkv, S, d) twice.
-    """
+    """Keys and values of one attention layer; append takes (B, Hkv, T, d) twice and gives all, (B, Hkv, S, d)."""
 
     def __init__(self, max_len):
         self.max_len, self.length, self.keys, self.values = max_len, 0, None, None
@@ -141,7 +138,7 @@ def generate(
 ):
     """Continue each row.
 
-    Token_ids (B, T) -> (B, T + n), n being max_new_tokens, or fewer when all rows end before.
+    token_ids (B, T) -> (B, T + n), n being max_new_tokens, or fewer when all rows end before.
 
     temperature 0 is greedy; top_k and top_p filter; eos_id ends a row, which is then filled with it;
     generator makes the draws reproducible. The model's mode is left alone: call model.eval() first.
