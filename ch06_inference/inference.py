@@ -63,7 +63,7 @@ def sample_next(logits, temperature=1.0, top_k=None, top_p=None, generator=None)
 
 # %% ch06_inference.ipynb #a1d30434
 class LayerCache:
-    """Keys and values of one attention layer; append takes (B, Hkv, T, d) twice and gives all, (B, Hkv, S, d)."""
+    """Keys and values of one attention layer; append: (B, Hkv, T, d) twice -> all, (B, Hkv, S, d) twice."""
 
     def __init__(self, max_len):
         self.max_len, self.length, self.keys, self.values = max_len, 0, None, None
