@@ -1,5 +1,7 @@
 """What several test files share. One thread: arrays are small, and test processes run side by side."""
 
+import os
+
 import matplotlib
 import pytest
 import torch
@@ -9,6 +11,7 @@ from ch01_tokenization.corpus import load_plays
 from ch01_tokenization.tokenizer import BPETokenizer
 
 matplotlib.use("Agg")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the kernels and programs that tests start
 torch.set_num_threads(1)
 settings.register_profile("course", derandomize=True, deadline=None)  # the same cases in every run
 settings.load_profile("course")
