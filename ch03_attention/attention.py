@@ -89,9 +89,8 @@ def fused_attention(q, k, v, mask=None, dropout_p=0.0):
     T, S = q.size(-2), k.size(-2)
     if mask is None and T == S:
         return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout_p, is_causal=True)
-    if (
-        mask is None
-    ):  # is_causal would put the first query at the first key; with a cache it is the last at the last
+    # is_causal would put the first query at the first key; with a cache the last belongs at the last
+    if mask is None:
         mask = causal_mask(T, S, q.device)
     check_mask(mask, (*q.shape[:-1], S))
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout_p)
