@@ -11,7 +11,7 @@ RUN := $(BIN)/python
 PIP := $(RUN) -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help gpt test lab export execute check badges lock clean
+.PHONY: help gpt test bench lab export execute check badges lock clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile | expand -t 18
@@ -22,6 +22,9 @@ gpt: .venv/course  ## train a GPT on Shakespeare, about 2 minutes on 2 cores; ev
 # pytest runs two processes (pyproject.toml), so each gets one thread.
 test: .venv/dev  ## run every test and every notebook
 	OMP_NUM_THREADS=1 $(RUN) -m pytest
+
+bench: .venv/dev  ## time our code against the usual libraries, side by side; ONLY="ch01" names some
+	$(RUN) tests/benchmarks/run.py $(ONLY)
 
 lab: .venv/course  ## open JupyterLab at chapter 1
 	$(RUN) -m jupyterlab ch01_tokenization/ch01_tokenization.ipynb

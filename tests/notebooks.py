@@ -1,6 +1,6 @@
 """What keeps the notebooks, the modules made from them and the repository's URL in step.
 
-    python tests/notebooks.py export            write every chapter's modules from its notebook
+    python tests/notebooks.py export [PATH..]   write the chapters' modules from their notebooks
     python tests/notebooks.py execute [PATH..]  run notebooks in fresh kernels and store their outputs
     python tests/notebooks.py check             list what is wrong; exit code 1 if anything is
     python tests/notebooks.py badges            write the URL of pyproject.toml into badges and set-up cells
@@ -160,11 +160,11 @@ def export_chapter(notebook_path, folder):
             )
 
 
-def export_all(root=ROOT, destination=None):
+def export_all(root=ROOT, destination=None, only=()):
     """Export every chapter that has a notebook; returns the paths written, relative to `destination`."""
     destination = destination or root
     written = []
-    for notebook in notebook_paths(root):
+    for notebook in only or notebook_paths(root):
         if notebook.stem != notebook.parent.name:  # exercises and solutions export nothing
             continue
         folder = destination / notebook.parent
@@ -390,7 +390,7 @@ def lock(root=ROOT):
 def main(arguments):
     command, *paths = arguments or ["help"]
     if command == "export":
-        export_all()
+        export_all(only=[Path(path) for path in paths])
     elif command == "execute":
         for path in [Path(path) for path in paths] or notebook_paths():
             print(f"executing {path}", flush=True)
