@@ -6,7 +6,7 @@ __all__ = ['HELD_OUT_PLAYS', 'END_OF_TEXT', 'package_file', 'clean_play', 'load_
 # %% ch01_tokenization.ipynb #dddd3527
 import html
 import importlib.util
-import re
+import re  # noqa: F811
 from pathlib import Path  # noqa: F811
 
 # Whole plays, a tragedy, a history and a comedy, that no tokenizer and no model of the course is trained on.
@@ -30,7 +30,6 @@ def clean_play(markdown):
     """Markdown of one play -> plain text: `NAME:` before a speech, `[...]` around a stage direction."""
     text = html.unescape(markdown.replace("\r\n", "\n")).replace("\u2014", "--")
     text = re.sub(r"\\(?=[^\w\s])", "", text)  # Markdown's escapes
-    text = re.sub(r"&(?: &)? ?c\b", "&c", text, flags=re.IGNORECASE)  # "& c.", torn apart by a converter
     text = text.replace("sha$l", "shall")  # a scanning error in Henry VI, Part 3
     text = re.sub(r"^#+ +", "", text, flags=re.MULTILINE)
     text = re.sub(
@@ -42,7 +41,8 @@ def clean_play(markdown):
     text = re.sub(r"([*_])((?:(?!\n\n)[^*_])+)\1", r"[\2]", text)
     text = re.sub(r"[*_]", "", text)  # what was never closed
     text = re.sub(r"\[[^\]]*\]", lambda match: " ".join(match[0].split()), text)
-    text = text.replace("[ ]", "").replace("[]", "")
+    text = re.sub(r"&(?: &)? ?c\b", "&c", text, flags=re.IGNORECASE)  # "& c.", torn apart by a converter
+    text = re.sub(r" +$", "", text.replace("[ ]", "").replace("[]", ""), flags=re.MULTILINE)
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 # %% ch01_tokenization.ipynb #47e27ae9

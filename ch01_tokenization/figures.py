@@ -79,12 +79,13 @@ def draw_pipeline(chapter):
 def draw_tokens(tokens, title="", per_line=60, shades=None):
     """Tokens as boxes, one after another.
 
-    A space is drawn as a raised dot, a line break as an arrow that ends the line.
+    A space is drawn as a raised dot, a line break as an arrow that ends the line. Bytes that are no text, and
+    characters that the font lacks, are drawn as hexadecimal numbers.
 
-    tokens: list of str. per_line: characters in a line before the next one starts. shades: a number from 0
+    tokens: list of str or bytes. per_line: characters in a line before the next one starts. shades: a number from 0
     (white) to 1 (dark) for each token; without it two shades alternate.
     """
-    shown = [token.replace(" ", "·").replace("\n", "↵") for token in tokens]
+    shown = [_printable(token) for token in tokens]
     shades = [0.15 + 0.35 * (index % 2) for index in range(len(tokens))] if shades is None else shades
     places, row, column = [], 0, 0
     for token in shown:
@@ -113,6 +114,48 @@ def draw_tokens(tokens, title="", per_line=60, shades=None):
     axes.set(xlim=(-0.2, width + 0.2), ylim=(-last_row - 0.15, 0.95))
     axes.set_title(title, loc="left")
     axes.axis("off")
+    return axes
+
+
+def _printable(token):
+    """A token as characters that the monospaced font has."""
+    has = matplotlib.font_manager.get_font(matplotlib.font_manager.findfont("monospace")).get_char_index
+    try:
+        text = token.decode() if isinstance(token, bytes) else token
+    except UnicodeDecodeError:
+        return token.hex(" ").upper()
+    text = text.replace(" ", "·").replace("\n", "↵")
+    return text if all(has(ord(character)) for character in text) else text.encode().hex(" ").upper()
+
+
+def draw_merge_tree(words, merges):
+    """BPE on a few words, drawn: letters at the bottom, a fork at the height of the merge that made it.
+
+    words: list of str. merges: [(left, right)] in the order in which they were learned.
+    """
+    _, axes = plt.subplots(figsize=(0.5 * sum(map(len, words)) + 0.6 * len(words) + 0.8, 0.42 * len(merges) + 1))
+    start = 0
+    for word in words:
+        nodes = [(character, start + place, 0) for place, character in enumerate(word)]  # token, x, height
+        for _, x, _ in nodes:
+            axes.text(x, -0.25, _printable(word[x - start]), ha="center", va="top", family="monospace")
+        for height, pair in enumerate(merges, start=1):
+            place = 0
+            while place + 1 < len(nodes):
+                (left, x, low), (right, x2, low2) = nodes[place : place + 2]
+                if (left, right) == pair:
+                    axes.plot([x, x, x2, x2], [low, height, height, low2], color="black", linewidth=1.2)
+                    middle = (x + x2) / 2
+                    label = {"facecolor": COLORS["token"], "edgecolor": "black", "boxstyle": "round,pad=0.2"}
+                    axes.text(middle, height, _printable(left + right), ha="center", va="center", bbox=label,
+                              family="monospace", fontsize=9)  # fmt: skip
+                    nodes[place : place + 2] = [(left + right, middle, height)]
+                place += 1
+        start += len(word) + 1
+    axes.set(ylim=(-1, len(merges) + 0.5), xlim=(-0.7, start - 1.3), ylabel="merge")
+    axes.set_yticks(range(1, len(merges) + 1))
+    axes.set_xticks([])
+    axes.spines["bottom"].set_visible(False)
     return axes
 
 

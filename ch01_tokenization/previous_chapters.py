@@ -5,6 +5,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from ch01_tokenization.figures import COLORS, draw_matrix, draw_pipeline, draw_tokens, use_course_style  # noqa: E402
+from ch01_tokenization.figures import (  # noqa: E402
+    COLORS,
+    draw_matrix,
+    draw_merge_tree,
+    draw_pipeline,
+    draw_tokens,
+    use_course_style,
+)
 
-__all__ = ["COLORS", "draw_matrix", "draw_pipeline", "draw_tokens", "use_course_style"]
+__all__ = ["COLORS", "draw_matrix", "draw_merge_tree", "draw_pipeline", "draw_tokens", "use_course_style"]
