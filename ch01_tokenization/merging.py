@@ -148,10 +148,11 @@ def learn_merges(word_counts, n_merges, progress=False):
 
 # %% ch01_tokenization.ipynb #d8f68199
 def merge_table(merges):
-    """Merges [(bytes, bytes)] in rank order -> ({pair: token}, {bytes: token}), a token being one character.
+    """Merges [(bytes, bytes)] in rank order -> ({pair: token} and back, {bytes: token}).
 
-    The bytes are the characters 0 to 255, the merge of rank r is character 256 + r. ValueError for a merge
-    of parts that do not exist yet, or that spells a token for the second time.
+    A token is one character: the bytes are the characters 0 to 255, the merge of rank r is character
+    256 + r. ValueError for a merge of parts that do not exist yet, or that spells a token for the second
+    time.
     """
     table, tokens = {}, {bytes([byte]): chr(byte) for byte in range(256)}
     for rank, (left, right) in enumerate(merges):
@@ -164,25 +165,26 @@ def merge_table(merges):
             raise ValueError(
                 f"merge {rank} makes {left + right!r}, which exists already; each token has one merge"
             )
-        table[tokens[left] + tokens[right]] = tokens[left + right] = chr(256 + rank)
+        pair, token = tokens[left] + tokens[right], chr(256 + rank)
+        table[pair], table[token], tokens[left + right] = token, pair, token
     return table, tokens
 
 # %% ch01_tokenization.ipynb #c61d64ea
 def merge_by_rank(word, table):
     """Merge a word until no pair is in the table, the merge of lowest rank first.
 
-    word: str of one character per token; table: {pair: token}, see `merge_table`. Returns such a str. The
-    time is at most proportional to the word's length times the number of different merges in it.
+    word: str of one character per token; table: as `merge_table` makes it. Returns such a str. The time is
+    at most proportional to the word's length times the number of different merges in it.
     """
-    waiting = [(table[pair], pair) for pair in pairs_of(word) if pair in table]
+    waiting = [token for token in map(table.get, pairs_of(word)) if token]
     heapq.heapify(waiting)
     while waiting:
-        token, pair = heapq.heappop(waiting)
-        if pair in word:
-            word = word.replace(pair, token)
+        token = heapq.heappop(waiting)
+        if table[token] in word:
+            word = word.replace(table[token], token)
             for new in pairs_around(word, token):
                 if new in table:
-                    heapq.heappush(waiting, (table[new], new))
-        while waiting and waiting[0][0] == token:  # the same pair, from another place in the word
+                    heapq.heappush(waiting, table[new])
+        while waiting and waiting[0] == token:  # the same pair, from another place in the word
             heapq.heappop(waiting)
     return word

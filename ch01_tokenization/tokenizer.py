@@ -23,8 +23,8 @@ from .splitting import (
     compile_pattern,
     count_words,
     find_pieces,
-    find_special,
     safe_segments,
+    split_special,
     to_utf8,
 )
 
@@ -197,7 +197,8 @@ def vocabulary_from_ranks(ranks):
         word = merge_by_rank(token.decode("latin-1"), table)
         if len(word) != 2:
             raise ValueError(f"the token {token!r} is not made by one merge of two tokens of lower rank")
-        table[word] = character = chr(256 + len(merges))
+        character = chr(256 + len(merges))
+        table[word], table[character] = character, word
         merges.append((parts[word[0]], parts[word[1]]))
         parts[character] = token
     return {rank: token for token, rank in ranks.items()}, merges
@@ -261,17 +262,18 @@ class BPETokenizer(PortableVocabulary):
 
     def _encode_piece(self, piece):
         """A piece -> tuple of ids; its words are remembered, and it too if it is short."""
-        if len(self._cache) >= 50_000:  # text repeats, but memory is finite
+        if len(self._cache) >= 100_000:  # text repeats, but memory is finite
             self._cache.clear()
-        ids = []
-        for word in self._split.findall(piece):
-            known = self._cache.get(word)
-            if known is None:
+        words = self._split.findall(piece)
+        for word in words:
+            if word not in self._cache:
                 merged = merge_by_rank(to_utf8(word).decode("latin-1"), self._table)
-                known = self._cache[word] = tuple([self._id_of_character[token] for token in merged])
-            ids += known
-        if len(piece) <= 50:
-            self._cache[piece] = tuple(ids)
+                self._cache[word] = tuple([self._id_of_character[token] for token in merged])
+        if len(words) == 1:
+            return self._cache[piece]
+        ids = tuple([index for word in words for index in self._cache[word]])
+        if len(piece) <= 30:
+            self._cache[piece] = ids
         return ids
 
     def encode(self, text, allowed_special=frozenset(), disallowed_special="all"):
@@ -281,15 +283,14 @@ class BPETokenizer(PortableVocabulary):
         text.
         """
         allowed, disallowed = self._special(allowed_special, disallowed_special)
-        match = find_special(disallowed).search(text)
-        if match:
+        for found in split_special(text, disallowed)[1::2]:
             raise ValueError(
-                f"the text holds the special token {match[0]!r}; "
-                f"to encode it as one pass allowed_special={{{match[0]!r}}}, "
+                f"the text holds the special token {found!r}; "
+                f"to encode it as one pass allowed_special={{{found!r}}}, "
                 "to encode it as ordinary text pass disallowed_special=()"
             )
         ids = []
-        for number, part in enumerate(find_special(allowed).split(text)):
+        for number, part in enumerate(split_special(text, allowed)):
             ids += [self.special_tokens[part]] if number % 2 else self.encode_ordinary(part)
         return ids
 
