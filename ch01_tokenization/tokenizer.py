@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CharTokenizer', 'Vocabulary', 'check_ids', 'PortableVocabulary', 'vocabulary_from_ranks', 'read_gpt2_files',
-           'byte_of_character', 'learn_vocabulary', 'BPETokenizer']
+           'byte_of_character', 'OrdinaryEncoder', 'learn_vocabulary', 'BPETokenizer']
 
 # %% ch01_tokenization.ipynb #b512d8c3
 import base64
@@ -220,6 +220,37 @@ def byte_of_character():
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
 
+# %% ch01_tokenization.ipynb #7797c5a4
+class OrdinaryEncoder(PortableVocabulary):
+    """A vocabulary that encodes text which holds no special tokens, and remembers what it has encoded."""
+
+    def encode_ordinary(self, text):
+        """str -> list of ids; special tokens are taken as ordinary text."""
+        ids, cache = [], self._cache
+        for piece in find_pieces(text, self.pattern):
+            known = cache.get(piece)
+            ids += self._encode_piece(piece) if known is None else known
+        return ids
+
+    def _encode_piece(self, piece):
+        """A piece that is not in the cache -> its ids, word by word."""
+        ids = []
+        for word in self._split.findall(piece):
+            known = self._cache.get(word)
+            if known is None:
+                merged = merge_by_rank(to_utf8(word).decode("latin-1"), self._table)
+                known = self._remember(word, [self._id_of_character[token] for token in merged])
+            ids += known
+        return self._remember(piece, ids)
+
+    def _remember(self, text, ids):
+        """Keep the ids of a short text, which will come back. When there are too many, all are forgotten."""
+        if len(text) <= 30:
+            if len(self._cache) >= 100_000:
+                self._cache.clear()
+            self._cache[text] = ids = tuple(ids)
+        return ids
+
 # %% ch01_tokenization.ipynb #a33f6777
 def learn_vocabulary(texts, vocab_size, special_tokens, pattern, progress):
     """What BPETokenizer.train documents -> (vocab, merges, special_tokens)."""
@@ -237,7 +268,7 @@ def learn_vocabulary(texts, vocab_size, special_tokens, pattern, progress):
     return dict(enumerate(vocab)), merges, {token: len(vocab) + n for n, token in enumerate(special_tokens)}
 
 # %% ch01_tokenization.ipynb #b9713131
-class BPETokenizer(PortableVocabulary):
+class BPETokenizer(OrdinaryEncoder):
     """Byte-level byte-pair encoding, id for id what tiktoken does with the same tables."""
 
     @classmethod
@@ -251,30 +282,6 @@ class BPETokenizer(PortableVocabulary):
         pattern.
         """
         return cls(*learn_vocabulary(texts, vocab_size, special_tokens, pattern, progress), pattern)
-
-    def encode_ordinary(self, text):
-        """str -> list of ids; special tokens are taken as ordinary text."""
-        ids, cache = [], self._cache
-        for piece in find_pieces(text, self.pattern):
-            known = cache.get(piece)
-            ids += self._encode_piece(piece) if known is None else known
-        return ids
-
-    def _encode_piece(self, piece):
-        """A piece -> tuple of ids; its words are remembered, and it too if it is short."""
-        if len(self._cache) >= 100_000:  # text repeats, but memory is finite
-            self._cache.clear()
-        words = self._split.findall(piece)
-        for word in words:
-            if word not in self._cache:
-                merged = merge_by_rank(to_utf8(word).decode("latin-1"), self._table)
-                self._cache[word] = tuple([self._id_of_character[token] for token in merged])
-        if len(words) == 1:
-            return self._cache[piece]
-        ids = tuple([index for word in words for index in self._cache[word]])
-        if len(piece) <= 30:
-            self._cache[piece] = ids
-        return ids
 
     def encode(self, text, allowed_special=frozenset(), disallowed_special="all"):
         """str -> list of ids. Both arguments take a set of special tokens or "all", as in tiktoken.
