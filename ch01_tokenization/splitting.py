@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['GPT2_SPLIT_PATTERN', 'GPT4_SPLIT_PATTERN', 'compile_pattern', 'split_special', 'check_special_tokens', 'find_pieces',
-           'safe_segments', 'count_words', 'to_utf8']
+           'safe_segments', 'count_words', 'split_words', 'to_utf8']
 
 # %% ch01_tokenization.ipynb #558ded26
 import re
@@ -39,9 +39,13 @@ def split_special(text, tokens):
 
 
 def check_special_tokens(tokens):
-    """ValueError for a special token that is empty or named twice."""
+    """ValueError unless `tokens` is a collection of different str that are not empty."""
+    if isinstance(tokens, str):
+        raise ValueError(f"special tokens are given as {tokens!r}; put them in a tuple: ({tokens!r},)")
     tokens = list(tokens)
     for token in tokens:
+        if not isinstance(token, str):
+            raise ValueError(f"the special token {token!r} is no str; write it as text")
         if not token:
             raise ValueError(
                 "a special token is the empty string; a special token needs at least one character"
@@ -97,7 +101,7 @@ def _last_cut(text, special_tokens):
             return cut
     return 0
 
-# %% ch01_tokenization.ipynb #655d2f06
+# %% ch01_tokenization.ipynb #7797c5a4
 def count_words(chunks, pattern=GPT2_SPLIT_PATTERN, special_tokens=()):
     """Chunks of text -> Counter {word as bytes: how often}, words being the matches of the split pattern."""
     split, pieces = compile_pattern(pattern), Counter()
@@ -106,8 +110,19 @@ def count_words(chunks, pattern=GPT2_SPLIT_PATTERN, special_tokens=()):
             pieces.update(find_pieces(part, pattern))
     words = Counter()
     for piece, count in pieces.items():
-        for word in split.findall(piece):
+        for word in split_words(piece, split):
             words[to_utf8(word)] += count
+    return words
+
+
+def split_words(text, split):
+    """All matches of a compiled split pattern, which must cover the text: ValueError if they do not."""
+    words = split.findall(text)
+    if sum(map(len, words)) != len(text):
+        left_out = min(set(text) - set("".join(words)), default="")
+        raise ValueError(
+            f"pattern {split.pattern!r} leaves out text, such as {left_out!r}; add `|.|\\s` at its end"
+        )
     return words
 
 

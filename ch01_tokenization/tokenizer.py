@@ -25,6 +25,7 @@ from .splitting import (
     find_pieces,
     safe_segments,
     split_special,
+    split_words,
     to_utf8,
 )
 
@@ -51,6 +52,11 @@ class CharTokenizer:
 
     def decode(self, ids):
         """list of int -> str."""
+        wrong = [index for index in ids if not 0 <= index < self.n_vocab]
+        if wrong:
+            raise ValueError(
+                f"id {wrong[0]} is outside the vocabulary, whose ids are 0 to {self.n_vocab - 1}"
+            )
         return "".join(self.characters[index] for index in ids)
 
 # %% ch01_tokenization.ipynb #b52a12c8
@@ -94,8 +100,11 @@ class Vocabulary:
         try:
             return b"".join([self._bytes[index] for index in ids])
         except KeyError as error:
+            message = f"token id {error} is outside the vocabulary, whose ids are 0 to {self.n_vocab - 1}"
+            raise ValueError(message) from None
+        except TypeError:
             raise ValueError(
-                f"token id {error} is outside the vocabulary, whose ids are 0 to {self.n_vocab - 1}"
+                f"ids is {ids!r}; give a list of whole numbers, or a tensor of one dimension"
             ) from None
 
     def decode(self, ids, errors="replace"):
@@ -160,6 +169,8 @@ class PortableVocabulary(Vocabulary):
     @classmethod
     def from_tiktoken(cls, encoding):
         """A tiktoken.Encoding as a tokenizer of this chapter, with equal ids."""
+        if not isinstance(encoding, tiktoken.Encoding):
+            raise ValueError(f"{encoding!r} is no tiktoken.Encoding; get one with tiktoken.get_encoding")
         return cls(
             *vocabulary_from_ranks(encoding._mergeable_ranks), encoding._special_tokens, encoding._pat_str
         )
@@ -220,7 +231,7 @@ def byte_of_character():
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
 
-# %% ch01_tokenization.ipynb #7797c5a4
+# %% ch01_tokenization.ipynb #655d2f06
 class OrdinaryEncoder(PortableVocabulary):
     """A vocabulary that encodes text which holds no special tokens, and remembers what it has encoded."""
 
@@ -235,7 +246,7 @@ class OrdinaryEncoder(PortableVocabulary):
     def _encode_piece(self, piece):
         """A piece that is not in the cache -> its ids, word by word."""
         ids = []
-        for word in self._split.findall(piece):
+        for word in split_words(piece, self._split):
             known = self._cache.get(word)
             if known is None:
                 merged = merge_by_rank(to_utf8(word).decode("latin-1"), self._table)
@@ -255,6 +266,11 @@ class OrdinaryEncoder(PortableVocabulary):
 def learn_vocabulary(texts, vocab_size, special_tokens, pattern, progress):
     """What BPETokenizer.train documents -> (vocab, merges, special_tokens)."""
     check_special_tokens(special_tokens)
+    if not isinstance(vocab_size, int) or isinstance(texts, dict | bytes):
+        wrong = f"texts is a {type(texts).__name__}" if isinstance(vocab_size, int) else f"{vocab_size=!r}"
+        raise ValueError(
+            f"{wrong}; give a str or an iterable of str, such as plays.values(), and a whole number"
+        )
     n_merges = vocab_size - 256 - len(special_tokens)
     if n_merges < 0:
         raise ValueError(
@@ -289,6 +305,8 @@ class BPETokenizer(OrdinaryEncoder):
         ValueError when the text holds a special token that is disallowed. One that is neither is ordinary
         text.
         """
+        if not isinstance(text, str):
+            raise ValueError(f"text is {text!r}, a {type(text).__name__}; encode takes a str")
         allowed, disallowed = self._special(allowed_special, disallowed_special)
         for found in split_special(text, disallowed)[1::2]:
             raise ValueError(
@@ -311,6 +329,11 @@ class BPETokenizer(OrdinaryEncoder):
 
     def _special(self, allowed, disallowed):
         """The two arguments of `encode` as sets."""
+        for value in (allowed, disallowed):
+            if isinstance(value, str) and value != "all":
+                raise ValueError(
+                    f'special tokens are given as {value!r}; put it in a set, {{{value!r}}}, or say "all"'
+                )
         every = set(self.special_tokens)
         allowed = every if allowed == "all" else set(allowed)
         if allowed - every:

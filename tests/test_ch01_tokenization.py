@@ -37,7 +37,8 @@ from ch01_tokenization.tokenizer import BPETokenizer, CharTokenizer
 
 # Letters of several scripts, digits, marks, every kind of space, controls, half surrogates and their neighbours,
 # pieces of contractions and of special tokens, and long runs.
-AWKWARD = list(
+AWKWARD = list("ab tT'sldmrve 0١½é한数ß🐚<|>_.,!\n\r\t\u200d\u0301\x00\x1c\x85\xa0\u3000")
+AWKWARD += list("\ud7ff\ud83d\udc1a\ue000")
     "ab tT'sldmrve 0١½é한数ß🐚<|>_.,!\n\r\t\u200d\u0301\x00\x1c\x85\xa0\u3000\ud7ff\ud83d\udc1a\ue000"
 )
 AWKWARD += [
@@ -402,6 +403,13 @@ def test_damaged_files_are_one_clear_error(tokenizer, tmp_path):
         ({"texts": "ab", "vocab_size": 300, "special_tokens": ("<a>", "<a>")}, "'<a>' is named twice"),
         ({"texts": "ab", "vocab_size": 300, "pattern": "("}, "is not a regular expression"),
         ({"texts": "ab", "vocab_size": 300, "pattern": "(a)b"}, "capturing group"),
+        ({"texts": "to be, or", "vocab_size": 300, "pattern": r"\w+"}, "leaves out text, such as ' '"),
+        ({"texts": {"hamlet": "ab"}, "vocab_size": 300}, "texts is a dict"),
+        ({"texts": b"ab", "vocab_size": 300}, "texts is a bytes"),
+        ({"texts": "ab", "vocab_size": "300"}, "vocab_size='300'"),
+        ({"texts": "ab", "vocab_size": 300.5}, "vocab_size=300.5"),
+        ({"texts": "ab", "vocab_size": 300, "special_tokens": "<a>"}, "put them in a tuple"),
+        ({"texts": "ab", "vocab_size": 300, "special_tokens": (7,)}, "the special token 7 is no str"),
     ],
 )
 def test_bad_training_arguments(arguments, message):
@@ -415,6 +423,31 @@ def test_ids_out_of_range(tokenizer):
             ValueError, match=f"token id {index} is outside the vocabulary, whose ids are 0 to 599"
         ):
             tokenizer.decode([index])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda t: t.encode(None), "text is None, a NoneType"),
+        (lambda t: t.encode(["she"]), "a list; encode takes a str"),
+        (lambda t: t.encode("a", allowed_special="<|endoftext|>"), "put it in a set"),
+        (lambda t: t.encode("a", disallowed_special="<|endoftext|>"), "put it in a set"),
+        (lambda t: t.decode(5), "ids is 5; give a list"),
+        (lambda t: t.decode([[1, 2]]), "give a list of whole numbers, or a tensor of one dimension"),
+        (lambda t: t.decode(torch.tensor(5)), "ids is 5"),
+        (lambda t: BPETokenizer.from_tiktoken("gpt2"), "'gpt2' is no tiktoken.Encoding"),
+    ],
+)
+def test_arguments_of_the_wrong_kind(tokenizer, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(tokenizer)
+
+
+def test_a_pattern_that_loses_text_is_refused_in_encoding(tokenizer):
+    lossy = BPETokenizer(tokenizer.vocab, tokenizer.merges, pattern=r"\w+")
+    assert lossy.decode(lossy.encode("she")) == "she"
+    with pytest.raises(ValueError, match="leaves out text, such as ' '"):
+        lossy.encode("to be")
 
 
 def test_a_tensor_of_ids_decodes(tokenizer):
@@ -480,3 +513,5 @@ def test_char_tokenizer():
     assert baseline.decode(baseline.encode("hell")) == "hell"
     with pytest.raises(ValueError, match="'x' is not among the 5 characters"):
         baseline.encode("hex")
+    with pytest.raises(ValueError, match="id -1 is outside the vocabulary, whose ids are 0 to 4"):
+        baseline.decode([-1])
