@@ -35,12 +35,10 @@ from ch01_tokenization.splitting import (
 )
 from ch01_tokenization.tokenizer import BPETokenizer, CharTokenizer
 
-# Letters of several scripts, digits, marks, every kind of space, controls, half surrogates and their neighbours,
-# pieces of contractions and of special tokens, and long runs.
+# Letters of several scripts, digits, marks, every kind of space, controls, half surrogates and their
+# neighbours, pieces of contractions and of special tokens, and long runs.
 AWKWARD = list("ab tT'sldmrve 0١½é한数ß🐚<|>_.,!\n\r\t\u200d\u0301\x00\x1c\x85\xa0\u3000")
 AWKWARD += list("\ud7ff\ud83d\udc1a\ue000")
-    "ab tT'sldmrve 0١½é한数ß🐚<|>_.,!\n\r\t\u200d\u0301\x00\x1c\x85\xa0\u3000\ud7ff\ud83d\udc1a\ue000"
-)
 AWKWARD += [
     "<|endoftext|>",
     "<|endoftext",
