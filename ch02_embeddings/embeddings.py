@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['check_sizes', 'check_integers', 'look_up', 'TokenEmbedding', 'angles_at', 'SinusoidalPositionalEncoding',
-           'LearnedPositionalEmbedding', 'rotate', 'check_rotation', 'RotaryEmbedding', 'InputEmbedding']
+           'LearnedPositionalEmbedding', 'rotate', 'check_rotary_options', 'check_rotation', 'RotaryEmbedding',
+           'InputEmbedding']
 
 # %% ch02_embeddings.ipynb #63b5d1da
 import math
@@ -17,12 +18,15 @@ from torch import nn
 def check_sizes(**sizes):
     """ValueError that names the first of the sizes that is not a whole number of at least 1."""
     for name, size in sizes.items():
-        if size < 1 or size != int(size):
-            raise ValueError(f"{name}={size} is no size; give a whole number of at least 1")
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise ValueError(f"{name}={size!r} is no size; give a whole number of at least 1")
 
 
 def check_integers(indices, what):
-    """ValueError unless the tensor `indices` holds int64 or int32; `what` says what its numbers are."""
+    """ValueError unless `indices` is a tensor of int64 or int32; `what` says what its numbers are."""
+    if not isinstance(indices, torch.Tensor):
+        message = f"{what}s come as a {type(indices).__name__}"
+        raise ValueError(f"{message}; make them a tensor, with torch.tensor(...)")
     if indices.dtype not in (torch.int64, torch.int32):
         message = f"a {what} is a whole number, but these are {indices.dtype}"
         raise ValueError(f"{message}; make them torch.int64, for example with .long()")
@@ -149,8 +153,23 @@ def rotate(pairs, turns):
     return torch.view_as_real(arrows * torch.view_as_complex(turns))  # (..., n, 2)
 
 # %% ch02_embeddings.ipynb #3f58411b
+def check_rotary_options(head_dim, theta, interleaved):
+    """ValueError unless head_dim is even, theta a number above 0, and interleaved a bool."""
+    if head_dim % 2:
+        raise ValueError(f"head_dim={head_dim} is odd; rotary positions turn pairs, so make it even")
+    if isinstance(theta, bool) or not theta > 0:
+        raise ValueError(f"theta={theta} is not above 0; the usual base is 10000")
+    if not isinstance(interleaved, bool):
+        raise ValueError(f"interleaved={interleaved!r} is neither True (neighbours) nor False (halves)")
+
+
 def check_rotation(x, positions, head_dim):
     """ValueError unless x is (..., T, head_dim) and positions (T,), or (B, T) with x (B, H, T, head_dim)."""
+    check_integers(positions, "position")
+    if not x.is_floating_point():
+        raise ValueError(
+            f"x is {x.dtype}; a turn needs floating-point numbers (and x comes before positions)"
+        )
     shape, places = x.shape, positions.shape
     if shape[-1] != head_dim:
         message = f"x of shape {tuple(shape)} does not end in head_dim={head_dim}"
@@ -173,10 +192,7 @@ class RotaryEmbedding(nn.Module):
     def __init__(self, head_dim, max_len, theta=10000.0, interleaved=True):
         super().__init__()
         check_sizes(head_dim=head_dim, max_len=max_len)
-        if head_dim % 2:
-            raise ValueError(f"head_dim={head_dim} is odd; rotary positions turn pairs, so make it even")
-        if not theta > 0:
-            raise ValueError(f"theta={theta} is not above 0; the usual base is 10000")
+        check_rotary_options(head_dim, theta, interleaved)
         self.head_dim, self.max_len, self.theta, self.interleaved = head_dim, max_len, theta, interleaved
         self.register_buffer("table", self.compute(torch.arange(max_len)).float(), persistent=False)
 

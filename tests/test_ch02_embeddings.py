@@ -556,6 +556,13 @@ def test_input_embedding_wants_one_position_for_each_token(positions):
         (lambda: InputEmbedding(10, 8, 16, dropout=1.0), "dropout=1.0 is not in 0 <= dropout < 1"),
         (lambda: InputEmbedding(10, 8, 16, dropout=-0.1), "dropout=-0.1 is not in 0 <= dropout < 1"),
         (lambda: InputEmbedding(10, 8, 16, dropout=math.nan), "dropout=nan is not in"),
+        (lambda: TokenEmbedding("4", 3), "vocab_size='4' is no size"),
+        (lambda: TokenEmbedding(4.0, 3), "vocab_size=4.0 is no size"),
+        (lambda: TokenEmbedding(4, 3)([0, 1]), "token ids come as a list; make them a tensor"),
+        (lambda: RotaryEmbedding(8, 16)(torch.ones(1, 8), 3), "positions come as a int; make them a tensor"),
+        (lambda: RotaryEmbedding(8, 16)(torch.arange(8).view(1, 8), torch.tensor([0])), "x is torch.int64"),
+        (lambda: RotaryEmbedding(8, 16, interleaved="half-split"), "interleaved='half-split' is neither"),
+        (lambda: RotaryEmbedding(8, 16, True), "theta=True is not above 0"),
     ],
 )  # fmt: skip
 def test_bad_arguments(make, message):

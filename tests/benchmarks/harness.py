@@ -1,7 +1,7 @@
 """Time programs side by side, so that what is printed is a ratio and not a property of the machine.
 
-A benchmark file is called bench_<chapter>.py and has one function `run(quick)`. `quick` asks for sizes that end
-in seconds: the tests call it so, to see that the benchmarks still work. They assert no time.
+A benchmark file is called bench_<chapter>.py and has one function `run(quick)`. `quick` asks for sizes that
+end in seconds: the tests call it so, to see that the benchmarks still work. They assert no time.
 """
 
 import gc
@@ -12,8 +12,8 @@ import time
 def measure(candidates, rounds=5):
     """Call every candidate once to warm up, then all of them in turn, `rounds` times.
 
-    candidates: {name: callable without arguments}. Returns {name: [seconds, one per round]}. Taking turns means
-    that a machine which is slow for a while is slow for everybody.
+    candidates: {name: callable without arguments}. Returns {name: [seconds, one per round]}. Taking turns
+    means that a machine which is slow for a while is slow for everybody.
     """
     times = {name: [] for name in candidates}
     for number in range(rounds + 1):

@@ -1,4 +1,4 @@
-"""Run the benchmarks of the chapters: `make bench`, or `python tests/benchmarks/run.py [--quick] [ch01 ...]`."""
+"""Run the chapters' benchmarks: `make bench`, or `python tests/benchmarks/run.py [--quick] [ch01 ...]`."""
 
 import importlib
 import os
@@ -16,9 +16,13 @@ def main(arguments):
     names = sorted(path.stem for path in HERE.glob("bench_*.py"))
     names = [name for name in names if not wanted or any(word in name for word in wanted)]
     if not names:
-        print(f"error: no benchmark is named {wanted}; there are {sorted(p.stem for p in HERE.glob('bench_*.py'))}")
+        print(
+            f"error: no benchmark is named {wanted}; there are {sorted(p.stem for p in HERE.glob('bench_*.py'))}"
+        )
         return 2
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    print(
+        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    )
     for name in names:
         importlib.import_module(name).run(quick)
     return 0
