@@ -13,16 +13,13 @@ sys.path[:0] = [str(HERE), str(HERE.parent.parent)]
 def main(arguments):
     quick = "--quick" in arguments
     wanted = [argument for argument in arguments if not argument.startswith("-")]
-    names = sorted(path.stem for path in HERE.glob("bench_*.py"))
-    names = [name for name in names if not wanted or any(word in name for word in wanted)]
+    there_are = sorted(path.stem for path in HERE.glob("bench_*.py"))
+    names = [name for name in there_are if not wanted or any(word in name for word in wanted)]
     if not names:
-        print(
-            f"error: no benchmark is named {wanted}; there are {sorted(p.stem for p in HERE.glob('bench_*.py'))}"
-        )
+        print(f"error: no benchmark is named {' or '.join(wanted)}; there are {', '.join(there_are)}")
         return 2
-    print(
-        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    )
+    machine = platform.processor() or platform.machine()
+    print(f"{machine}, {os.cpu_count()} cores, Python {platform.python_version()}")
     for name in names:
         importlib.import_module(name).run(quick)
     return 0
