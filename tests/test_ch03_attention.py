@@ -93,8 +93,25 @@ def test_function_equals_pytorch(dtype, tolerance, masked, T, S, backend):
     ours = output_and_gradients(lambda: by_function(backend)(q, k, v, mask), (q, k, v))
     theirs = output_and_gradients(lambda: F.scaled_dot_product_attention(q, k, v, attn_mask=mask), (q, k, v))
     assert_equal(ours, theirs, tolerance)
-    if masked == "no" and backend == "eager":
-        assert torch.equal(scaled_dot_product_attention(q, k, v)[0], ours[0])
+    if masked == "no":  # None allows all, in both functions
+        assert_equal([by_function(backend)(q, k, v)], ours[:1], tolerance)
+
+
+@pytest.mark.parametrize("given", [None, "padding", "window", "one row"])
+@pytest.mark.parametrize(("T", "S"), [(1, 1), (1, 6), (6, 6), (3, 7)])
+def test_fused_causal_hides_the_future_on_top_of_the_mask(given, T, S):
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 3, n, 5) for n in (T, S, S))
+    padding = torch.ones(2, 1, 1, S, dtype=torch.bool)
+    padding[1, ..., S - 1 :] = False
+    row = torch.arange(S) > 0
+    mask = {"padding": padding, "window": sliding_window_mask(T, 2, S), "one row": row}.get(given)
+    whole = causal_mask(T, S) if mask is None else mask & causal_mask(T, S)
+    assert_equal(
+        [fused_attention(q, k, v, mask, causal=True)],
+        [scaled_dot_product_attention(q, k, v, whole)[0]],
+        1e-6,
+    )
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
@@ -261,6 +278,48 @@ def test_no_output_sees_the_future(backend, n_kv_heads, rope, window, sizes):  #
             assert (gradient[first : t + 1] > 0).all()
 
 
+def future_moves(attention, mask):
+    """Whether outputs 0 to 4 of 8 move when only later inputs change."""
+    torch.manual_seed(0)
+    x, later = torch.randn(2, 8, 16), torch.randn(2, 3, 16)
+    changed = torch.cat([x[:, :5], later], dim=1)
+    return not torch.allclose(attention(x, mask)[:, :5], attention(changed, mask)[:, :5], atol=1e-6)
+
+
+def reach(attention, mask):
+    """(T, T) bool: does output i depend on input j?"""
+    torch.manual_seed(0)
+    x = torch.randn(2, 8, 16, requires_grad=True)
+    outputs = attention(x, mask).sum(dim=(0, 2))  # (T,)
+    rows = [torch.autograd.grad(y, x, retain_graph=True)[0].abs().amax(dim=(0, 2)) for y in outputs]
+    return torch.stack(rows) > 0
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", ["window", "only itself", "no diagonal"])
+def test_reach_finds_what_the_test_for_leaks_does_not(backend, name):
+    attention = make_attention(backend)
+    masks = {
+        "window": sliding_window_mask(8, 2),
+        "only itself": torch.eye(8, dtype=torch.bool),
+        "no diagonal": causal_mask(8).tril(-1),
+    }
+    assert not future_moves(attention, masks[name])
+    assert not torch.equal(reach(attention, masks[name]), causal_mask(8))
+    assert torch.equal(reach(attention, None), causal_mask(8))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("n_kv_heads", [4, 2])
+def test_a_mask_replaces_the_causal_one(backend, n_kv_heads):
+    attention = make_attention(backend, n_kv_heads)
+    padding = torch.ones(2, 1, 1, 8, dtype=torch.bool)
+    padding[1, ..., 6:] = False
+    assert future_moves(attention, padding) and not future_moves(attention, padding & causal_mask(8))
+    assert reach(attention, padding).all()
+    assert torch.equal(reach(attention, padding & causal_mask(8)), causal_mask(8))
+
+
 def test_the_causality_test_finds_an_inverted_mask():  # known bug 1
     attention, x = make_attention("eager"), torch.randn(1, 8, 16, requires_grad=True)
     gradient = torch.autograd.grad(attention(x, ~causal_mask(8))[:, 3].sum(), x)[0]
@@ -406,7 +465,7 @@ def test_projections_need_not_be_square(backend, d_model, n_kv_heads, head_dim, 
 def test_values_may_have_another_size_than_keys():
     q, k, v = torch.randn(2, 3, 4), torch.randn(2, 5, 4), torch.randn(2, 5, 7)
     outputs = [scaled_dot_product_attention(q, k, v, causal_mask(3, 5))[0], tiled_attention(q, k, v, block=2)]
-    for output in (*outputs, fused_attention(q, k, v)):
+    for output in (*outputs, fused_attention(q, k, v, causal=True)):
         assert output.shape == (2, 3, 7) and torch.allclose(output, outputs[0], atol=1e-6)
 
 
@@ -457,19 +516,34 @@ def call(function, shapes, **options):
     ("attempt", "message"),
     [
         (lambda: MultiHeadAttention(10, 3), "d_model=10 is not divisible by n_heads=3; choose"),
-        (lambda: MultiHeadAttention(10, 0), "d_model=10 is not divisible by n_heads=0; choose"),
+        (lambda: MultiHeadAttention(10, 0), "n_heads=0 is not a whole number of 1 or more"),
+        (lambda: MultiHeadAttention(10, 4.0), "n_heads=4.0 is not a whole number"),
+        (lambda: MultiHeadAttention(0, 4), "d_model=0 is not a whole number"),
+        (lambda: MultiHeadAttention(12, 0, head_dim=3), "n_heads=0 is not a whole number"),
+        (lambda: MultiHeadAttention(12, 4, 0.1), "n_kv_heads=0.1 is not a whole number.*dropout=... by name"),
         (lambda: MultiHeadAttention(12, 4, 3), "n_heads=4 is not divisible by n_kv_heads=3; each"),
-        (lambda: MultiHeadAttention(12, 4, 0), "n_heads=4 is not divisible by n_kv_heads=0; each"),
+        (lambda: MultiHeadAttention(12, 4, 0), "n_kv_heads=0 is not a whole number"),
         (lambda: MultiHeadAttention(12, 4, 8), "n_heads=4 is not divisible by n_kv_heads=8; each"),
-        (lambda: MultiHeadAttention(12, 4, head_dim=0), "head_dim=0 is below 1"),
+        (lambda: MultiHeadAttention(12, 4, head_dim=0), "head_dim=0 is not a whole number.*leave it out"),
         (lambda: MultiHeadAttention(12, 4, backend="flash"), "backend='flash' is unknown; choose"),
         (lambda: MultiHeadAttention(12, 4, dropout=1.0), "dropout=1.0 is not in 0 <= dropout < 1; 0 turns"),
         (lambda: MultiHeadAttention(12, 4, dropout=-0.1), "dropout=-0.1 is not in"),
         (lambda: MultiHeadAttention(12, 4, dropout=math.nan), "dropout=nan is not in"),
         (lambda: MultiHeadAttention(12, 4, rope=RotaryEmbedding(4, 8)), "heads of 4 .*these have 3"),
         (lambda: MultiHeadAttention(12, 4, rope=RotaryEmbedding(3, 8)), "head_dim=3 is odd"),
-        (lambda: sliding_window_mask(4, 0), "window=0 is below 1.*use 1 or more"),
-        (call(tiled_attention, [(2, 4)] * 3, block=0), "block=0 is below 1"),
+        (lambda: MultiHeadAttention(12, 4, rope=True), r"rope=True turns nothing; give RotaryEmbedding\(3, "),
+        (lambda: sliding_window_mask(4, 0), "window=0 is not a whole number of 1 or more; every"),
+        (lambda: causal_mask(6.0), "T=6.0 is not a whole number"),
+        (lambda: causal_mask(6, 2), "6 causal queries for 2 keys.*give S >= T"),
+        (lambda: sliding_window_mask(6, 2, 2), "6 causal queries for 2 keys"),
+        (call(tiled_attention, [(2, 4)] * 3, block=0), "block=0 is not a whole number"),
+        (call(tiled_attention, [(2, 4)] * 3, block=causal_mask(2)), "block=a Tensor .*a mask is not taken"),
+        *((call(f, [(2, 4, 6, 8), (2, 2, 6, 8), (2, 2, 6, 8)]),
+           r"queries \(2, 4, 6, 8\), keys \(2, 2, 6, 8\) .*differ in batch or heads; repeat_inter") for f in
+          (scaled_dot_product_attention, tiled_attention)),
+        (call(fused_attention, [(2, 4, 6, 8), (2, 3, 6, 8), (2, 3, 6, 8)]), "key heads must divide"),
+        (call(fused_attention, [(2, 4, 6, 8), (1, 4, 6, 8), (1, 4, 6, 8)]), "differ in batch or heads"),
+        (call(fused_attention, [(2, 4, 6, 8), (2, 2, 6, 8), (2, 4, 6, 8)]), "differ in batch or heads"),
         (call(tiled_attention, [(3, 4), (2, 4), (2, 4)]), "3 causal queries for 2 keys"),
         *((call(f, [(2, 4), (3, 5), (3, 5)]), "head size 4 and keys 5") for f in
           (scaled_dot_product_attention, fused_attention, tiled_attention)),
@@ -501,11 +575,27 @@ def test_bad_arguments(attempt, message):
             r"\(2, 3\) does not fit scores of shape \(2, 4, 3, 3\)",
         ),
         ((1, 3, 16), torch.ones(1, 1, 1, 3, 3, dtype=torch.bool), "does not fit scores"),
+        (
+            (2, 3, 16),
+            torch.ones(2, 3, dtype=torch.bool),
+            r"make it \(T, S\) = \(3, 3\).*for padding, \(B, 1, 1, S\) = \(2, 1, 1, 3\)",
+        ),
+        ((1, 3, 16), "causal", r"the mask is a str; .*as causal_mask\(T\) gives"),
+        ((1, 3, 16), True, "the mask is a bool; it must be a boolean tensor"),
+        ((1, 3, 16), [True], "the mask is a list; it must be a boolean tensor"),
+        ((1, 3, 16), causal_mask, "the mask is a function; it must be a boolean tensor"),
     ],
 )
 def test_bad_input(backend, n_kv_heads, shape, mask, message):
     with pytest.raises(ValueError, match=message):
         make_attention(backend, n_kv_heads)(torch.randn(shape), mask)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_called_as_nn_multiheadattention_is(backend):
+    x = torch.randn(1, 3, 16)
+    with pytest.raises(ValueError, match=r"cache is a tensor; call attention\(x\)"):
+        make_attention(backend)(x, x, x)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

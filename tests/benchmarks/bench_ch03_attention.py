@@ -76,7 +76,7 @@ def over_the_length(T, rounds):
     q, k, v = (torch.randn(1, 4, T, 64) for _ in range(3))
     mask, times = causal_mask(T), 1 if rounds < 3 else max(1, 512**2 // T**2)
     ways = {
-        "sdpa": lambda: fused_attention(q, k, v),
+        "sdpa": lambda: fused_attention(q, k, v, causal=True),
         "eager": lambda: scaled_dot_product_attention(q, k, v, mask),
         "tiled": lambda: tiled_attention(q, k, v, block=128),
     }
