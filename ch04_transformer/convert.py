@@ -142,11 +142,8 @@ def from_hf(weights, config):
     tensors that are missing, extra or misshapen.
     """
     layout, prefix = hf_layout(config)
-    no_weights = (
-        ".attn.bias",
-        ".attn.masked_bias",
-        ".rotary_emb.inv_freq",
-    )  # masks and tables in older files
+    # masks and tables in older files
+    no_weights = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
     weights = {k.removeprefix(prefix): t for k, t in weights.items() if not k.endswith(no_weights)}
     head, embedding = weights.get("lm_head.weight"), weights.get(layout[0].theirs)
     if not config.tie_weights:
@@ -209,11 +206,15 @@ def config_from_hf(hf, **changes):
         fixed = dict(norm="rmsnorm", activation="swiglu", position="rope", rope_theta=theta)
         fixed |= dict(tie_weights=hf.get("tie_word_embeddings", False))
         expected = {"hidden_act": ("silu",), "attention_bias": (False,), "mlp_bias": (False,)}
-        expected["head_dim"] = (None, hf["hidden_size"] // hf["num_attention_heads"])
         hf = hf | {"rope_type": rope.get("rope_type", rope.get("type", "default"))}
         expected["rope_type"] = ("default",)
     else:
         raise ValueError(f"model_type={kind!r} is unknown; choose one of gpt2, llama")
+    for ours in ("vocab_size", "context_length", "d_model", "n_heads", "n_layers"):
+        if names[ours] not in hf and ours not in changes:
+            raise ValueError(f"{names[ours]} is missing; give {ours}=..., or the whole config.json")
+    if kind == "llama" and "hidden_size" in hf and "num_attention_heads" in hf:
+        expected["head_dim"] = (None, hf["hidden_size"] // hf["num_attention_heads"])
     for name, values in expected.items():
         if hf.get(name, values[0]) not in values:
             raise ValueError(f"{name}={hf[name]!r} is not supported; {' or '.join(map(repr, values))} is")

@@ -681,8 +681,14 @@ def test_compiled_model_is_the_same_model():  # known bug 14: chapter 5 saves th
 def test_published_parameter_counts(name, parameters):
     with torch.device("meta"):
         model = GPT(GPTConfig.preset(name))
+        settings = config_to_hf(model.config)
+        if settings.pop("model_type") == "gpt2":
+            theirs = GPT2LMHeadModel(GPT2Config(**settings))
+        else:
+            theirs = LlamaForCausalLM(LlamaConfig(**settings))
     assert all(parameter.is_meta for parameter in model.parameters())  # nothing is allocated
     assert count_parameters(model) == sum(parameter_counts(model).values()) == parameters
+    assert theirs.num_parameters() == parameters
 
 
 @pytest.mark.parametrize("config", [*VARIANTS, *(GPTConfig.preset(name) for name in PRESETS)])
@@ -698,7 +704,14 @@ def test_formulas_equal_measurements(config):
 
 
 @pytest.mark.parametrize(
-    "config", [SMALL, replace(SMALL, bias=True, n_layers=2, d_ff=100), GPTConfig.preset("gpt2-tiny")]
+    "config",
+    [
+        SMALL,
+        replace(SMALL, bias=True, n_layers=2, d_ff=100),
+        replace(SMALL, n_kv_heads=1, tie_weights=False, position="sinusoidal"),
+        replace(SMALL, n_kv_heads=2, position="rope"),
+        GPTConfig.preset("gpt2-tiny"),
+    ],
 )
 def test_memory_formula(config):
     model, ids = GPT(config), torch.randint(config.vocab_size, (4, config.context_length))
@@ -785,17 +798,19 @@ def test_unknown_presets_and_fields():
     with pytest.raises(
         ValueError, match="'layers' is no field of GPTConfig; choose among vocab_size, .*norm_eps"
     ):
-        GPTConfig.preset("gpt2-small", layers=3)
+        GPTConfig.preset("gpt2-small", layers=3, heads=2, width=5)  # the first of them, in every run
 
 
 INTEGERS = ("vocab_size", "context_length", "d_model", "n_heads", "n_layers", "n_kv_heads", "d_ff")
 POSITIVE = ("rope_theta", "init_std", "norm_eps")
 CHOICES = {f.name: get_args(f.type) for f in fields(GPTConfig) if f.name in
            ("norm", "norm_position", "activation", "position", "backend")}  # fmt: skip
-WRONG = [(name, value, "must be a whole number of at least 1, such as") for name in INTEGERS
-         for value in (0, -1, 1.5, 48.0, True, "8", math.nan)]  # fmt: skip
+WRONG = [(name, value, "must be at least 1") for name in INTEGERS for value in (0, -1)]
+WRONG += [(name, value, r"must be a whole number \(an int\), without quotes or a point") for name in INTEGERS
+          for value in (1.5, 48.0, True, "8", math.nan)]  # fmt: skip
 WRONG += [(name, value, "must be above 0; .* is usual") for name in POSITIVE for value in (0.0, -1.0, 0)]
-WRONG += [(name, value, "must be a finite number, such as") for name in (*POSITIVE, "dropout")
+WRONG += [(name, value, "must be a finite number, without quotes; the default is")
+          for name in (*POSITIVE, "dropout")
           for value in (math.nan, math.inf, True, "0.1", None)]  # fmt: skip
 WRONG += [("dropout", value, "must be at least 0 and below 1; .* is usual") for value in (1.0, 1, -0.1, 2.5)]
 WRONG += [
@@ -870,6 +885,63 @@ def test_bad_token_ids(config, ids, message):
     for function in (model, model.attention_weights):
         with pytest.raises(ValueError, match=message):
             function(ids)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        GPT,
+        TransformerBlock,
+        parameter_formula,
+        lambda c: forward_flops(c, 1, 8),
+        lambda c: training_memory(c, 1, 8),
+    ],
+)
+@pytest.mark.parametrize("config", ["gpt2-small", {"vocab_size": 97}, GPTConfig, 16, GPT(SMALL)])
+def test_what_is_no_configuration(function, config):
+    with pytest.raises(ValueError, match=f"config is a {type(config).__name__} and no GPTConfig; give one"):
+        function(config)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda ids: GPT(SMALL)(ids, ids), "cache is a tensor; for targets: F.cross_entropy"),
+        (lambda ids: TransformerBlock(LLAMA), "position='rope' needs rope=RotaryEmbedding"),
+        (lambda ids: trace_shapes(ids, GPT(SMALL)), "the model is a Tensor; it comes first"),
+        (lambda ids: SwiGLU(16, 16 * 8 / 3), r"d_ff=42.6\d+ is not a whole number"),
+        (lambda ids: FeedForward(16, 64.0), "d_ff=64.0 is not a whole number"),
+        (lambda ids: FeedForward(16, 64, True), "write bias=True by name"),
+        (lambda ids: SwiGLU(16, 64, True), "write bias=True by name"),
+        (lambda ids: forward_flops(SMALL, -1, 4), "batch_size=-1 is not a whole number"),
+        (lambda ids: forward_flops(SMALL, 1, 0), "T=0 is not a whole number"),
+        (lambda ids: training_memory(SMALL, 1, "8"), "T='8' is not a whole number"),
+        (lambda ids: training_memory(SMALL, 1, 8, 0.5), "bytes_per_number=0.5 is not a whole number"),
+        (
+            lambda ids: config_from_hf({"model_type": "llama"}),
+            "vocab_size is missing; give vocab_size=..., or",
+        ),
+        (lambda ids: config_from_hf({"model_type": "gpt2"}, vocab_size=9), "n_positions is missing"),
+    ],
+)
+def test_other_mistakes(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(torch.zeros(1, 4, dtype=torch.long))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"norm": "rmsnorm"},
+        {"activation": "swiglu"},
+        {"norm_position": "post"},
+        {"backend": "eager"},
+        {"dropout": 0.1},
+    ],
+)
+def test_memory_that_is_not_counted_is_refused(change):
+    with pytest.raises(ValueError, match=f"{next(iter(change))}=.* is not counted, only"):
+        training_memory(replace(SMALL, **change), 1, 8)
 
 
 def test_int32_token_ids_are_fine():
