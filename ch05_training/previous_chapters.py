@@ -9,6 +9,7 @@ from ch01_tokenization.corpus import load_plays, split_plays  # noqa: E402
 from ch01_tokenization.figures import COLORS, draw_matrix, draw_pipeline, use_course_style  # noqa: E402
 from ch01_tokenization.tokenizer import BPETokenizer  # noqa: E402
 from ch02_embeddings.embeddings import LearnedPositionalEmbedding, TokenEmbedding  # noqa: E402
+from ch04_transformer.accounting import forward_flops  # noqa: E402
 from ch04_transformer.transformer import GPT, GPTConfig, check_choices, count_parameters  # noqa: E402
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "count_parameters",
     "draw_matrix",
     "draw_pipeline",
+    "forward_flops",
     "load_plays",
     "split_plays",
     "use_course_style",
