@@ -130,6 +130,28 @@ def test_baselines_are_ordered_on_the_plays(plays, tokenizer):
 # ---------------------------------------------------------------- optimizer, schedule, clipping
 
 
+def test_the_gradient_of_cross_entropy_is_written_once_and_says_so():
+    logits = torch.randn(3, 5, requires_grad=True)
+    loss = cross_entropy(logits, torch.tensor([0, 4, 2]))
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+    assert torch.allclose(
+        logits.grad.sum(dim=-1), torch.zeros(3), atol=1e-6
+    )  # guess minus truth adds up to 0
+
+
+def test_cross_entropy_compiles():
+    """As one graph, since the Trainer compiles the model and its loss together."""
+    logits, targets = torch.randn(4, 6, requires_grad=True), torch.tensor([1, -100, 0, 5])
+    compiled = torch.compile(cross_entropy, backend="aot_eager", fullgraph=True)
+    for function in (compiled, cross_entropy):
+        logits.grad = None
+        function(logits, targets, 0.1).backward()
+        expected = torch.autograd.grad(F.cross_entropy(logits, targets, label_smoothing=0.1), logits)[0]
+        assert torch.allclose(logits.grad, expected, atol=1e-6)
+
+
 def test_adamw_equals_pytorch_over_200_steps():  # known bug 19
     ours = GPT(MODEL).double()
     theirs = copy.deepcopy(ours)

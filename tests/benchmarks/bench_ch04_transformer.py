@@ -11,6 +11,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from ch04_transformer.convert import config_from_hf, from_hf
 from ch04_transformer.transformer import GPT, GPTConfig, LayerNorm
+from ch05_training.optimization import cross_entropy
 
 
 def both_models(config):
@@ -43,23 +44,6 @@ def training_step(model, loss_of, precision=None):
     return step
 
 
-class OnePassLoss(torch.autograd.Function):
-    """Cross-entropy whose gradient, softmax minus one-hot, is written over what was kept for it."""
-
-    @staticmethod
-    def forward(context, logits, targets):
-        log_shares = logits.log_softmax(dim=-1)  # (N, V)
-        context.save_for_backward(log_shares, targets)
-        return -log_shares.gather(1, targets.unsqueeze(1)).mean()
-
-    @staticmethod
-    def backward(context, gradient):
-        log_shares, targets = context.saved_tensors
-        shares = log_shares.exp_()  # in place: nobody else has it
-        shares[torch.arange(len(targets)), targets] -= 1
-        return shares.mul_(gradient / len(targets)), None
-
-
 def by_hand(x, weight, bias, eps=1e-5):
     centred = x - x.mean(dim=-1, keepdim=True)
     return centred / (centred.square().mean(dim=-1, keepdim=True) + eps).sqrt() * weight + bias
@@ -78,36 +62,35 @@ def run(quick):
     inputs, targets = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
 
     def ours_loss(model):
-        return F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
+        return cross_entropy(model(inputs), targets)
 
-    def one_pass_loss(model):
-        return OnePassLoss.apply(model(inputs).flatten(0, 1), targets.flatten())
+    def torch_loss(model):
+        return F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
 
     def theirs_loss(model):  # as their documentation trains it: the model shifts the labels itself
         return model(inputs, labels=inputs, use_cache=False).loss
 
     def theirs_same_loss(model):
-        return F.cross_entropy(model(inputs, use_cache=False).logits.flatten(0, 1), targets.flatten())
+        return cross_entropy(model(inputs, use_cache=False).logits, targets)
 
     ours, theirs = both_models(config)
     candidates = {
-        "GPT of chapter 4": training_step(ours, ours_loss),
+        "ours": training_step(ours, ours_loss),
         "transformers": training_step(theirs, theirs_loss),
         "transformers, our loss": training_step(both_models(config)[1], theirs_same_loss),
-        "ours, one-pass loss": training_step(both_models(config)[0], one_pass_loss),
+        "ours, PyTorch's loss": training_step(both_models(config)[0], torch_loss),
         "ours, bf16 autocast": training_step(both_models(config)[0], ours_loss, torch.bfloat16),
     }
     if not quick and (shutil.which("g++") or shutil.which("clang++")):  # torch.compile needs a compiler
-        compiled, compiled_half = (torch.compile(both_models(config)[0]) for _ in range(2))
-        candidates["ours, compiled"] = training_step(compiled, ours_loss)
-        candidates["ours, compiled and bf16"] = training_step(compiled_half, ours_loss, torch.bfloat16)
+        for name, precision in (("ours, compiled", None), ("ours, compiled and bf16", torch.bfloat16)):
+            candidates[name] = training_step(both_models(config)[0], torch.compile(ours_loss), precision)
     sizes = f"{config.n_layers} layers, d_model {config.d_model}, context {config.context_length}"
     compare(
         f"training step with AdamW, {sizes}, batch {batch}, vocabulary {config.vocab_size}, float32",
         candidates,
         "transformers",
         rounds=2 if quick else 7,
-        goals={"GPT of chapter 4": 1 / 1.2},
+        goals={"ours": 1 / 1.2},
         work=batch * config.context_length,
         unit="tokens",
     )
