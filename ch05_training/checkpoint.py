@@ -81,8 +81,8 @@ def read_checkpoint(path):
         return tensors, record
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise DamagedCheckpoint(
-            f"{path} is not a whole checkpoint ({error}); delete it and run the same command again, "
-            "which then starts from the checkpoint before it"
+            f"{path} is not a whole checkpoint ({error}); if this course wrote it, it is damaged: move it "
+            "away and run the same command again, which then starts from the checkpoint before it"
         ) from None
 
 # %% ch05_training.ipynb #20777a07

@@ -53,6 +53,8 @@ class TokenDataset:
     @classmethod
     def from_texts(cls, texts, tokenizer, context_length):
         """Texts, each between two <|endoftext|>, as one stream."""
+        if isinstance(texts, str):
+            raise ValueError("texts is one str, of which every letter would be a text; give a list: [text]")
         texts, ids = list(texts), [tokenizer.eot_token]
         for text in texts:
             ids += tokenizer.encode_ordinary(text)

@@ -49,6 +49,11 @@ def cross_entropy(logits, targets, label_smoothing=0.0, ignore_index=-100, reduc
     Label smoothing: Szegedy et al. 2016, section 7. Equal to torch.nn.functional.cross_entropy but for that
     last case, which there is NaN. One backward pass for each call, see `Surprise`.
     """
+    if logits.shape[:-1] != targets.shape or reduction not in ("mean", "sum"):
+        raise ValueError(
+            f"logits {tuple(logits.shape)}, targets {tuple(targets.shape)} and reduction={reduction!r}: "
+            "logits need the shape of targets and one more dimension, reduction is 'mean' or 'sum'"
+        )
     logits, targets = logits.flatten(0, -2), targets.flatten()  # (N, V), (N,)
     logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
     kept = targets != ignore_index
@@ -153,7 +158,9 @@ def pick_device(name="auto"):
         return device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"device {name!r} is not available here; use --device cpu ({reason})") from None
+        raise ValueError(
+            f"device {name!r} is not available here; use device='cpu', or --device cpu ({reason})"
+        ) from None
 
 
 def pick_precision(name, device):

@@ -161,7 +161,7 @@ class SavedRun(TrainingRun):
             except DamagedCheckpoint as error:
                 if path == paths[0]:
                     raise
-                what = str(error).split("; delete it")[0]
+                what = str(error).split("; if this course")[0]
                 warnings.warn(f"{what}; going back to the checkpoint before it", stacklevel=3)
 
     def start_new(self):

@@ -130,6 +130,20 @@ def test_baselines_are_ordered_on_the_plays(plays, tokenizer):
 # ---------------------------------------------------------------- optimizer, schedule, clipping
 
 
+@pytest.mark.parametrize(
+    ("logits", "targets", "reduction"),
+    [((3, 5), (2,), "mean"), ((2, 3, 5), (6,), "mean"), ((3, 5), (3,), "none")],
+)
+def test_cross_entropy_refuses_what_does_not_fit(logits, targets, reduction):
+    with pytest.raises(ValueError, match="logits need the shape of targets and one more dimension"):
+        cross_entropy(torch.zeros(logits), torch.zeros(targets, dtype=torch.long), reduction=reduction)
+
+
+def test_one_text_is_not_a_list_of_letters(tokenizer):
+    with pytest.raises(ValueError, match=r"give a list: \[text\]"):
+        TokenDataset.from_texts("she sells", tokenizer, 4)
+
+
 def test_the_gradient_of_cross_entropy_is_written_once_and_says_so():
     logits = torch.randn(3, 5, requires_grad=True)
     loss = cross_entropy(logits, torch.tensor([0, 4, 2]))
@@ -534,7 +548,7 @@ def test_precision_by_capability(monkeypatch):  # known bug 21
         assert pick_precision("auto", cuda) == dtype
     assert pick_precision("auto", torch.device("cpu")) == torch.float32
     assert pick_precision("float16", torch.device("cpu")) == torch.float16
-    with pytest.raises(ValueError, match="device 'no' is not available here; use --device cpu"):
+    with pytest.raises(ValueError, match="device 'no' is not available here; use device='cpu'"):
         pick_device("no")
 
 
@@ -754,7 +768,7 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_is_used(data, tmp
         path.write_bytes(spoiled)
         model = GPT(MODEL)
         before = [p.clone() for p in model.parameters()]
-        with pytest.raises(DamagedCheckpoint, match=f"{path.name} is not a whole checkpoint .* delete it"):
+        with pytest.raises(DamagedCheckpoint, match=f"{path.name} is not a whole checkpoint .* move it"):
             load_checkpoint(path, model)
         assert all(torch.equal(a, b) for a, b in zip(before, model.parameters())), name
         with pytest.warns(UserWarning, match=f"{path.name} is not a whole .*; going back to the"):

@@ -164,7 +164,7 @@ def test_half_a_checkpoint(run, tmp_path, capsys, command):
     newest.write_bytes(newest.read_bytes()[:5000])
     before = snapshot(copy)
     arguments = ["train", "--resume", copy] if command == "resume" else ["generate", "--run", copy]
-    fails(capsys, arguments, newest.name, "is not a whole checkpoint", "delete it")
+    fails(capsys, arguments, newest.name, "is not a whole checkpoint", "move it away")
     assert snapshot(copy) == before  # nothing that was saved is lost
     newest.unlink()  # what the message says
     gpt.main([*map(str, arguments)])
