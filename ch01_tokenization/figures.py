@@ -82,8 +82,8 @@ def draw_tokens(tokens, title="", per_line=60, shades=None):
     A space is drawn as a raised dot, a line break as an arrow that ends the line. Bytes that are no text, and
     characters that the font lacks, are drawn as hexadecimal numbers.
 
-    tokens: list of str or bytes. per_line: characters in a line before the next one starts. shades: a number from 0
-    (white) to 1 (dark) for each token; without it two shades alternate.
+    tokens: list of str or bytes. per_line: characters in a line before the next one starts. shades: a number
+    from 0 (white) to 1 (dark) for each token; without it two shades alternate.
     """
     shown = [_printable(token) for token in tokens]
     shades = [0.15 + 0.35 * (index % 2) for index in range(len(tokens))] if shades is None else shades
@@ -133,7 +133,8 @@ def draw_merge_tree(words, merges):
 
     words: list of str. merges: [(left, right)] in the order in which they were learned.
     """
-    _, axes = plt.subplots(figsize=(0.5 * sum(map(len, words)) + 0.6 * len(words) + 0.8, 0.42 * len(merges) + 1))
+    width = 0.5 * sum(map(len, words)) + 0.6 * len(words) + 0.8
+    _, axes = plt.subplots(figsize=(width, 0.42 * len(merges) + 1))
     start = 0
     for word in words:
         nodes = [(character, start + place, 0) for place, character in enumerate(word)]  # token, x, height
