@@ -141,14 +141,24 @@ def test_the_greedy_continuations_equal_transformers(smollm2, reference):
     assert torch.equal(found[0, T - len(rows[0]) :], wanted[0])
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_the_capital_of_france(smollm2, dtype):
-    model, tokenizer = smollm2 if dtype == torch.float32 else load_smollm2(dtype, "cpu", context_length=512)
-    assert model.lm_head.weight.dtype == dtype
+def test_the_capital_of_france(smollm2):
+    model, tokenizer = smollm2
+    assert model.lm_head.weight.dtype == torch.float32
     chat = Chat(model, tokenizer, temperature=0, max_new_tokens=40)
     answer = "".join(chat.say("What is the capital of France?"))
     assert "Paris" in answer and "<|" not in answer
     assert chat.messages[1:] == [("user", "What is the capital of France?"), ("assistant", answer)]
+
+
+def test_the_capital_of_france_in_bfloat16(smollm2):
+    """The answer is begun for it: its first word is a tie within bfloat16's 8 bits, which falls by the processor."""
+    (exact, tokenizer), (model, _) = smollm2, load_smollm2(torch.bfloat16, "cpu", context_length=512)
+    assert model.lm_head.weight.dtype == torch.bfloat16
+    token_ids = torch.tensor([tokenizer.encode("The capital of France is")])
+    with torch.no_grad():
+        logits, wanted = model(token_ids)[0, -1].float(), exact(token_ids)[0, -1]
+    assert tokenizer.decode([logits.argmax().item()]) == " Paris"
+    assert (logits - wanted).abs().max() < 0.1 * wanted.abs().max()
 
 
 def test_a_shorter_context(read_once):
