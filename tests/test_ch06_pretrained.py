@@ -151,7 +151,7 @@ def test_the_capital_of_france(smollm2):
 
 
 def test_the_capital_of_france_in_bfloat16(smollm2):
-    """The answer is begun for it: its first word is a tie within bfloat16's 8 bits, which falls by the processor."""
+    """The answer is begun for it: its first word is a tie within 8 bits, which the processor decides."""
     (exact, tokenizer), (model, _) = smollm2, load_smollm2(torch.bfloat16, "cpu", context_length=512)
     assert model.lm_head.weight.dtype == torch.bfloat16
     token_ids = torch.tensor([tokenizer.encode("The capital of France is")])

@@ -1,0 +1,124 @@
+"""A reader's own copies of the notebooks, and updates of the course that lose nothing.
+
+    python tests/reader.py copy      copy every notebook into mine/ that is not there yet
+    python tests/reader.py update    git pull; what the reader changed and it would overwrite moves to mine/
+
+`make lab` and `make update` call them. git ignores mine/, so work in it is never in the way of an update, and
+nothing in it is ever overwritten. The set-up cell of a copy changes into the chapter's own folder.
+"""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def copy_notebooks(root=ROOT):
+    """Copy the notebooks that mine/ lacks; returns a line for each one that the course has renewed since."""
+    mine, renewed = root / "mine", []
+    mine.mkdir(exist_ok=True)
+    record = mine / ".copied.json"  # {notebook: digest of what was copied}
+    digests = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+    for path in sorted(root.glob("ch*/*.ipynb")) + sorted(root.glob("appendix/*/*.ipynb")):
+        name, copy = path.relative_to(root).as_posix(), mine / path.relative_to(root)
+        digest = digest_of(path)
+        if not copy.exists():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
+            digests[name] = digest
+        elif digests.get(name, digest) != digest:
+            renewed.append(f"The course has a newer {name} than your mine/{name}; rename yours to get it.")
+    record.write_text(json.dumps(digests, indent=1), encoding="utf-8")
+    return renewed
+
+
+def digest_of(notebook):
+    """A digest of what the cells say, whatever they printed."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    return hashlib.sha256(json.dumps([cell["source"] for cell in cells]).encode()).hexdigest()
+
+
+class GitFailed(Exception):
+    """Why git could not do what an update needs, in one sentence with the way out."""
+
+
+def git(root, *arguments, way_out="see git's own words"):
+    """The output of a git command in the course's folder; GitFailed with git's words and the way out."""
+    try:
+        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True)
+    except FileNotFoundError:
+        raise GitFailed("git is not installed, and updates come through it; install git") from None
+    if done.returncode:
+        words = " ".join((done.stderr.strip() or done.stdout.strip() or "no reason given").split())
+        raise GitFailed(f"git {arguments[0]} failed ({words}); {way_out}")
+    return done.stdout
+
+
+def names(root, *arguments):
+    """The file names that a git command lists."""
+    return set(git(root, *arguments, "-z").split("\0")) - {""}
+
+
+def in_the_way(root):
+    """The files that an update would write and that the reader changed, or made."""
+    new = names(root, "diff", "--name-only", "--no-renames", "HEAD", "@{upstream}")
+    changed = names(root, "diff", "--name-only", "--no-renames", "HEAD")
+    made = new - names(root, "ls-tree", "-r", "--name-only", "HEAD")
+    return sorted(name for name in (new & changed) | made if (root / name).is_file())
+
+
+def move_away(root, files):
+    """Move files of the reader's to a new folder in mine/ and put back what git has; returns the folder."""
+    folder = root / "mine" / time.strftime("changed-%Y-%m-%d-%H%M%S")
+    for name in files:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(root / name, folder / name)
+    tracked = [name for name in files if name in names(root, "ls-tree", "-r", "--name-only", "HEAD")]
+    if tracked:
+        git(root, "checkout", "HEAD", "--", *tracked)
+    for name in set(files) - set(tracked):
+        (root / name).unlink()
+    return folder
+
+
+def update(root=ROOT):
+    """Bring the course up to date; GitFailed says what is in the way. Only files in its way are touched."""
+    git(root, "rev-parse", "--git-dir", way_out="clone the course anew, and copy mine/ and runs/ there")
+    git(root, "rev-parse", "@{upstream}", way_out="go back to the course's branch with: git switch main")
+    git(root, "fetch", way_out="updates need a network")
+    if git(root, "rev-parse", "HEAD") == git(root, "rev-parse", "@{upstream}"):
+        print("The course is up to date.")
+        return
+    way_out = (
+        "this branch has commits of its own: git pull --rebase joins them, git switch main leaves them here"
+    )
+    git(root, "merge-base", "--is-ancestor", "HEAD", "@{upstream}", way_out=way_out)
+    if files := in_the_way(root):
+        folder = move_away(root, files).relative_to(root).as_posix()
+        print(f"{', '.join(files)}: the course has a newer one; yours is now in {folder}.")
+    print(git(root, "merge", "--ff-only", "@{upstream}"), end="")
+    print("\n".join(copy_notebooks(root)))
+
+
+def main(arguments):
+    try:
+        if arguments == ["copy"]:
+            print("\n".join(copy_notebooks()))
+        elif arguments == ["update"]:
+            update()
+        else:
+            print(__doc__)
+            return 2
+    except (GitFailed, OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
