@@ -89,7 +89,7 @@ SIGNS = (
         "global.index-url ...), then {command}; what was downloaded is kept",
     ),
 )
-NO_BUILD = re.compile(r"No matching distribution found for ([\w.-]+)|Failed to build[^\w]+([\w.-]+)")
+NO_BUILD = re.compile(r"No matching distribution found for (\S+)|Failed to build[^\w]+([\w.-]+)")
 OTHER = (
     "pip could not install {file}, and its last words above say why",
     "take the newest version of everything: {command} PINS=; or its commands one by one, README "

@@ -46,7 +46,7 @@ REPOSITORY, REVISION = "{repository}", "{revision}"
 hosts = [place for place in (Path("/content"), Path("/kaggle/working")) if place.is_dir()]  # Colab, Kaggle
 home = (hosts or [Path.cwd()])[0]
 notebook = Path(globals().get("__vsc_ipynb_file__") or os.environ.get("JPY_SESSION_NAME") or ".").resolve()
-above = [Path.cwd(), *Path.cwd().parents, *notebook.parents, *Path(sys.prefix).parents, home]
+above = [Path.cwd(), *Path.cwd().parents, *notebook.parents, home]
 courses = [place for folder in above for place in (folder, folder / "course")
            if (place / CHAPTER / "previous_chapters.py").exists()]  # fmt: skip
 if not courses:
