@@ -1,6 +1,7 @@
 """What several test files share. One thread: arrays are small, and test processes run side by side."""
 
 import os
+import tempfile
 
 import matplotlib
 import pytest
@@ -13,6 +14,8 @@ from ch01_tokenization.tokenizer import BPETokenizer
 matplotlib.use("Agg")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the kernels and programs that tests start
 torch.set_num_threads(1)
+folder_of_runs = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)  # not among a reader's own runs
+os.environ["COURSE_RUNS"] = folder_of_runs.name
 settings.register_profile("course", derandomize=True, deadline=None)  # the same cases in every run
 settings.load_profile("course")
 

@@ -508,6 +508,40 @@ def test_two_notebooks_on_colab(tmp_path, remote):
     assert len(list(alone.iterdir())) == 3 and not list((alone / "course").rglob("course"))
 
 
+KEEP = "# Runs are kept under runs/"
+
+
+def keep_cells():
+    """The cells that say where runs are kept, {chapter: source}."""
+    paths = [path for path in tools.notebook_paths() if path.stem == path.parent.name]
+    notebooks = {path.stem: tools.read_notebook(ROOT / path) for path in paths}
+    return {
+        name: cell.source
+        for name, notebook in notebooks.items()
+        for cell in notebook.cells
+        if cell.source.startswith(KEEP)
+    }
+
+
+def test_runs_are_kept_in_the_course_or_on_drive(copy, tmp_path):
+    cells = keep_cells()
+    assert list(cells) == ["ch05_training", "ch06_inference"] and len(set(cells.values())) == 1
+    package = tmp_path / "stand-in" / "google" / "colab"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "drive.py").write_text("def mount(place): print('mounted', place)")
+    cell, show = cells["ch05_training"], "print(RUNS.as_posix())"
+    code = [setup_cell("ch05_training"), cell, show, cell.replace("DRIVE = False", "DRIVE = True"), show]
+    environment = {"PYTHONPATH": str(tmp_path / "stand-in")} | NOWHERE
+    shown = kernel(copy, "import os; os.environ.pop('COURSE_RUNS', None)", *code, **environment)
+    drive = "/content/drive"
+    assert shown.split("\n")[-4:-1] == [
+        "../runs",
+        f"mounted {drive}",
+        f"{drive}/MyDrive/language-model-from-scratch/runs",
+    ]
+
+
 # ---------------------------------------------------------------- a reader's own work
 
 
