@@ -133,10 +133,12 @@ def write_badges(root=ROOT):
 
 
 def _readme_line(line, settings):
-    """A README line with its Colab links and its clone command pointing at the repository of `settings`."""
+    """A README line whose Colab and Binder links and clone command point at the repository of `settings`."""
     github = settings["repository"].removeprefix("https://github.com/")
     link = rf"https://colab.research.google.com/github/{github}/blob/{settings['revision']}/\1"
     line = re.sub(r"https://colab\.research\.google\.com/github/[^/]+/[^/]+/blob/[^/]+/([^)\s]+)", link, line)
+    binder = rf"https://mybinder.org/v2/gh/{github}/{settings['revision']}?"
+    line = re.sub(r"https://mybinder\.org/v2/gh/[^?]+\?", lambda _: binder, line)
     return re.sub(r"git clone \S+", f"git clone {settings['repository']}", line)
 
 
