@@ -219,7 +219,8 @@ def mps_agrees(tolerance=1e-4):
         wrong = [what for what in off if not off[what] <= tolerance]  # written so that NaN is wrong too
         if not wrong:
             return True
-        reason = f"{wrong[0]} differs by {off[wrong[0]]:.1e} of its size, and rounding by at most {tolerance}"
+        by = f"{off[wrong[0]]:.1e} of it, more than rounding's {tolerance:.0e}"
+        reason = f"{wrong[0]} differs from the CPU's by {by}"
     except Exception as error:
         reason = f"a training step fails there: {(str(error).splitlines() or [type(error).__name__])[0]}"
     way_out = "force it with device='mps', or --device mps"
