@@ -17,6 +17,7 @@ from .previous_chapters import GPT, BPETokenizer, GPTConfig, TokenDataset
 from .previous_chapters import TrainConfig, Trainer, count_parameters
 from .previous_chapters import draw_tokens, load_checkpoint, load_plays
 from .previous_chapters import newest_checkpoint, pick_device, plot_history
+from .previous_chapters import check_compiler
 from .previous_chapters import read_checkpoint, split_plays, use_course_style
 
 _LLAMA = dict(norm="rmsnorm", activation="swiglu", position="rope")
@@ -40,7 +41,7 @@ PRESETS = {
 def preset_settings(name):
     """The (GPTConfig, TrainConfig) of a preset; ValueError when there is none of that name."""
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "cpu"  # a Mac's GPU too gets the smaller one
     if name not in PRESETS:
         command = "python -m ch06_inference.gpt train --preset cpu"
         raise ValueError(
@@ -54,7 +55,9 @@ def train_gpt(model_config, train_config, out=Path("runs"), resume=None):
 
     resume: the folder of a run that goes on from its newest checkpoint; otherwise a new one is made in `out`.
     """
-    pick_device(train_config.device)  # a device that is not there is better known now than later
+    device = pick_device(train_config.device)  # what is not there is better known now than later
+    if train_config.compile:
+        check_compiler(device)
     if out.exists() and not out.is_dir():
         raise FileExistsError(f"{out} is a file; name a folder for the runs with --out")
     train_plays, held_out_plays = split_plays(load_plays())  # chapter 1

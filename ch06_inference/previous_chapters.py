@@ -18,6 +18,7 @@ from ch02_embeddings.embeddings import RotaryEmbedding  # noqa: E402
 from ch03_attention.attention import check_count  # noqa: E402
 from ch04_transformer.convert import check_fit, config_from_hf, config_to_hf, from_hf, to_hf  # noqa: E402
 from ch04_transformer.transformer import GPT, GPTConfig, check_is_config, count_parameters  # noqa: E402
+from ch05_training.config import check_compiler  # noqa: E402
 from ch05_training.data import TokenDataset  # noqa: E402
 from ch05_training.training import (  # noqa: E402
     TrainConfig,
@@ -42,6 +43,7 @@ __all__ = [
     "Trainer",
     "bits_per_byte",
     "byte_of_character",
+    "check_compiler",
     "check_count",
     "check_fit",
     "check_is_config",

@@ -1,13 +1,17 @@
 """Chapter 5: optimizer, schedule, loss and trainer equal their references; a resumed run is the same run."""
 
+import contextlib
 import copy
 import json
 import math
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import types
 import warnings
 from dataclasses import fields, replace
@@ -17,13 +21,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ch04_transformer.transformer import GPT, GPTConfig
-from ch05_training import training
+from ch05_training import optimization, training
 from ch05_training.checkpoint import DamagedCheckpoint, digest_of
-from ch05_training.config import check_compiler
+from ch05_training.config import check_compiler, why_not_compiled
 from ch05_training.data import TokenDataset, baseline_losses
-from ch05_training.optimization import perplexity
+from ch05_training.optimization import mps_agrees, perplexity, practice_run
 from ch05_training.training import (
     AdamW,
     LivePlot,
@@ -552,6 +558,218 @@ def test_precision_by_capability(monkeypatch):  # known bug 21
         pick_device("no")
 
 
+# ---------------------------------------------------------------- a simulated Mac
+
+
+class Moving(TorchFunctionMode):
+    """Tensors that are sent to mps stay on the CPU; `arrived` counts them. Like mps, it refuses float64."""
+
+    arrived = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        x = args[0] if args else None
+        if func is torch.Tensor.to and str(args[1]) == "mps":
+            self.arrived, args = self.arrived + 1, (x, "cpu", *args[2:])
+            self.refuse(args[2] if len(args) > 2 and args[2] else x.dtype)
+        elif func is torch.Tensor.double and self.arrived and not hasattr(x, "came_back"):
+            self.refuse(torch.float64)
+        result = func(*args, **(kwargs or {}))
+        if func is torch.Tensor.cpu:
+            result.came_back = True
+        return result
+
+    def refuse(self, dtype):
+        if dtype == torch.float64:
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+
+
+class Computing(TorchDispatchMode):
+    """Once tensors have arrived on mps, every operation, backward too, is fault(self, name, out, args).
+
+    `out` computes the right result; `calls` counts the operations of each name.
+    """
+
+    def __init__(self, moving, fault):
+        super().__init__()
+        self.moving, self.fault, self.calls = moving, fault, {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        if not self.moving.arrived or name == "_to_copy":
+            return func(*args, **(kwargs or {}))
+        self.calls[name] = self.calls.get(name, 0) + 1
+        return self.fault(self, name, lambda: func(*args, **(kwargs or {})), args)
+
+
+@pytest.fixture
+def mac(monkeypatch):
+    """mac(fault) is a context in which this machine has an mps, with that fault."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    mps_agrees.cache_clear()
+
+    @contextlib.contextmanager
+    def simulated(fault=lambda device, name, out, args: out()):
+        with Moving() as moving, Computing(moving, fault):
+            yield moving
+
+    yield simulated
+    mps_agrees.cache_clear()
+
+
+def other_rounding(device, name, out, args):
+    """Results that are off by a unit in the last place or so."""
+    result = out()
+    if name in ("mm", "mul", "add", "silu", "sqrt_", "_log_softmax") and result.dtype == torch.float32:
+        generator = torch.Generator().manual_seed(1)
+        result *= 1 + 1e-7 * torch.randn(result.shape, generator=generator, dtype=result.dtype, device="cpu")
+    return result
+
+
+def test_mps_is_picked_when_its_steps_are_those_of_the_cpu(mac, capsys):
+    with mac() as moving:
+        assert pick_device() == torch.device("mps") and moving.arrived > 20  # all weights and the batch
+        arrived = moving.arrived
+        assert pick_device() == torch.device("mps") and moving.arrived == arrived  # asked once
+    assert capsys.readouterr() == ("", "")
+    assert pick_precision("auto", torch.device("mps")) == torch.float32
+
+
+def test_mps_may_round_otherwise(mac):
+    with mac(other_rounding):
+        assert pick_device() == torch.device("mps")
+
+
+def test_the_tolerance_is_between_rounding_and_16_bits():
+    """As the docstring says: rounding, here that of another attention kernel, is ten times below 1e-4."""
+    right, ours = practice_run("cpu"), optimization.GPTConfig
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(optimization, "GPTConfig", lambda *sizes, **more: ours(*sizes, **more, backend="eager"))
+        eager = practice_run("cpu")
+    off = [((eager[what] - right[what]).norm() / right[what].norm()).item() for what in right]
+    assert 0 < max(off) < 1e-5
+    assert all(torch.equal(value, right[what]) for what, value in practice_run("cpu").items())
+    assert right["the gradient norm of step 1"] > 1  # so that clipping is tried as well
+
+
+def loss_a_little_wrong(device, name, out, args):
+    return out() * 1.001 if name == "_log_softmax" else out()
+
+
+def zero_gradient_of_one_layer(device, name, out, args):
+    """Of the last layer's keys or values, (16, 32): the first such product of each backward pass."""
+    result = out()
+    if name == "mm" and result.shape == (16, 32):
+        device.calls["layer"] = device.calls.get("layer", 0) + 1
+        return torch.zeros_like(result) if device.calls["layer"] % 4 == 1 else result
+    return result
+
+
+def drift(device, name, out, args):
+    """Each update is a little more wrong than the one before it."""
+    result = out()
+    return result.mul_(1 + 1e-5 * device.calls[name]) if name == "addcdiv_" else result
+
+
+def not_a_number(device, name, out, args):
+    result = out()
+    return result * math.nan if name == "silu" and device.calls[name] > 2 else result  # from step 2 on
+
+
+def not_implemented(device, name, out, args):
+    if name == "silu":
+        raise NotImplementedError("The operator 'aten::silu' is not implemented for MPS.\nPlease comment.")
+    return out()
+
+
+def out_of_memory(device, name, out, args):
+    if name == "addcdiv_" and device.calls[name] == 30:
+        raise RuntimeError("MPS backend out of memory")
+    return out()
+
+
+def no_words(device, name, out, args):
+    raise RuntimeError
+
+
+def in_16_bits(device, name, out, args):
+    return out().bfloat16().float() if name == "mm" else out()
+
+
+def no_clipping(device, name, out, args):
+    return None if name == "_foreach_mul_" else out()
+
+
+def no_update(device, name, out, args):
+    return args[0] if name == "addcdiv_" else out()
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (
+            loss_a_little_wrong,
+            "the loss of step 1 differs from the CPU's by 1[.]0e-03 of it, more than rounding's 1e-04; ",
+        ),
+        (zero_gradient_of_one_layer, "the gradient norm of step 1 differs from "),
+        (drift, "the .* of step [23] differs from "),
+        (not_a_number, "the loss of step 2 differs from the CPU's by nan of it, "),
+        (not_implemented, "a training step fails there: The operator 'aten::silu' is not .* MPS[.]; "),
+        (out_of_memory, "a training step fails there: MPS backend out of memory;"),
+        (no_words, "a training step fails there: RuntimeError;"),
+        (in_16_bits, "the clipped gradient of step 1 differs from "),
+        (no_clipping, "the clipped gradient of step 1 differs from "),
+        (no_update, "the loss of step 2 differs from "),
+    ],
+)
+def test_a_faulty_mps_is_refused_with_the_reason(mac, capsys, fault, reason):
+    with mac(fault):
+        assert pick_device() == pick_device() == torch.device("cpu")
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.count("\n") == 1  # once, and not among what a program prints
+    assert re.match(f"auto stays on the CPU although there is mps: {reason}", said.err), said.err
+    assert said.err.endswith("; force it with device='mps', or --device mps\n")
+
+
+def test_an_mps_that_is_not_there_after_all_is_refused(mac, data, capsys):
+    trainer = make_trainer(data, device="auto")  # on a machine without mps, that says it has one
+    if not torch.backends.mps.is_built():
+        assert trainer.device == torch.device("cpu") and len(trainer.fit()) == 8
+        assert capsys.readouterr().err.startswith("auto stays on the CPU although there is mps: ")
+
+
+def test_what_is_named_and_cuda_come_without_the_check(mac, monkeypatch):
+    monkeypatch.setattr(optimization, "mps_agrees", lambda: pytest.fail("it was checked"))
+    with contextlib.suppress(ValueError):  # "not available here", but on a Mac
+        assert pick_device("mps").type == "mps"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert pick_device() == torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert pick_device() == torch.device("cpu")
+
+
+@pytest.mark.parametrize("caller", [torch.no_grad, torch.inference_mode, contextlib.nullcontext])
+@pytest.mark.parametrize("fault", [other_rounding, not_implemented])
+def test_the_check_leaves_no_trace(mac, caller, fault):
+    """Not in the random numbers, grad mode, default dtype and device; and none of them makes a difference."""
+
+    def state():
+        modes = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+        return torch.get_rng_state().tolist(), torch.get_default_dtype(), torch.get_default_device(), modes
+
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_device("meta")
+    try:
+        with mac(fault), caller():
+            before = state()
+            assert pick_device().type == ("mps" if fault == other_rounding else "cpu")
+            assert state() == before
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+
+
 def test_a_loss_that_is_no_number_stops_the_run(data):
     trainer = make_trainer(data)
     with torch.no_grad():
@@ -950,11 +1168,108 @@ def test_a_model_that_was_compiled_by_hand_is_stored_under_its_own_names(tmp_pat
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters()))
 
 
-def test_compiling_without_a_compiler_says_what_to_do(monkeypatch):
-    monkeypatch.delenv("CXX", raising=False)
-    monkeypatch.setattr("shutil.which", lambda name: None)
-    with pytest.raises(ValueError, match="compile=True needs a C.. compiler .* or give compile=False"):
-        check_compiler(torch.device("cpu"))
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ({"PATH": ""}, r"compile=True needs a C\+\+ compiler .*; install one, or give compile=False"),
+        (
+            {"TMPDIR": "a b"},
+            r"compile=True fails because of the space in '.* .*' \(.*\); (set TMPDIR|move the course) ",
+        ),
+    ],
+)
+def test_what_keeps_this_machine_from_compiling_is_said_before_training(tmp_path, setting, sentence):
+    """For real, in a fresh process: PyTorch looks for a compiler once."""
+    if "TMPDIR" in setting:
+        if not shutil.which("g++"):
+            pytest.skip("no compiler that could fail")
+        setting = {"TMPDIR": str(tmp_path / setting["TMPDIR"])}
+        Path(setting["TMPDIR"]).mkdir()
+    code = "import torch, ch05_training.config as c; c.check_compiler(torch.device('cpu'))"
+    environment = {k: v for k, v in os.environ.items() if k not in ("CXX", "TORCHINDUCTOR_CACHE_DIR")}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, env=environment | setting, capture_output=True, text=True)
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 1 and re.match(f"ValueError: {sentence}", last), done.stderr[-3000:]
+
+
+COMPILER_SAYS = (
+    "CppCompileError: C++ compile error\n\nCommand:\ng++ y.main.cpp -I/my course/lib/torch/include -o y.so\n"
+    "\nOutput:\n{output}\n\n\nSet TORCHDYNAMO_VERBOSE=1 for the internal stack trace"
+)
+
+
+@pytest.mark.parametrize(
+    ("folder", "output", "sentence"),
+    [
+        (
+            "/my course/lib/torch",
+            "/usr/bin/ld: cannot find -ltorch: No such file",
+            "compile=True fails because of the space in '/my course/lib/torch' (/usr/bin/ld: cannot find "
+            "-ltorch: No such file); move the course and its .venv to a path without one",
+        ),
+        (
+            "/another course/lib/torch",  # has a space, but the command does not hold it
+            "In file included from y.h:3:\ny.main.cpp:29:10: fatal error: Python.h: No such file",
+            "compile=True needs Python's headers (y.main.cpp:29:10: fatal error: Python.h: No such file); "
+            "install them (Debian, Ubuntu: python3-dev)",
+        ),
+        (
+            "/lib/torch",
+            "g++: fatal error: cannot execute 'cc1plus'\ncompilation terminated.",
+            "compile=True does not work here (g++: fatal error: cannot execute 'cc1plus'); mend that",
+        ),
+        ("/lib/torch", "", "compile=True does not work here (the compiler said nothing); mend that"),
+    ],
+)
+def test_the_cause_is_read_from_what_the_compiler_says(monkeypatch, folder, output, sentence):
+    monkeypatch.setattr(torch, "__file__", f"{folder}/__init__.py")
+    assert why_not_compiled(COMPILER_SAYS.format(output=output)) == sentence
+
+
+def test_the_cause_without_a_command():
+    gpu = "RuntimeError: Failed to find C compiler. Please specify via CC environment variable."
+    assert why_not_compiled(gpu).startswith("compile=True needs a C++ compiler such as g++ that works")
+    assert why_not_compiled("no triton\nmore") == "compile=True does not work here (no triton); mend that"
+
+
+def test_the_compiler_is_tried_on_something_new_and_once(monkeypatch):
+    """A line that was compiled before would be taken from PyTorch's cache, with no compiler at all."""
+    compiled, device, line = [], torch.device("cpu"), torch.zeros(1, dtype=torch.float64)
+    monkeypatch.setattr(torch, "compile", lambda f, dynamic: compiled.append((f(line).item(), dynamic)) or f)
+    state = torch.get_rng_state()
+    for _ in range(2):
+        check_compiler.cache_clear()
+        check_compiler(device)
+        check_compiler(device)
+    (first, static), (second, _) = compiled
+    assert first != second and static is False and torch.equal(torch.get_rng_state(), state)
+    monkeypatch.setattr(torch, "compile", lambda f, dynamic: 1 / 0)
+    check_compiler.cache_clear()
+    for _ in range(2):  # that it failed is not remembered: somebody may install what was missing
+        with pytest.raises(ValueError, match=r"\(division by zero\); mend that, or give compile=False"):
+            check_compiler(device)
+
+
+def test_a_run_that_is_compiled_for_real_has_the_losses_of_an_eager_one(data):
+    """The only test that compiles a model. In a path with a space that cannot be, and the Trainer says so."""
+    if not any(map(shutil.which, ("g++", "clang++", "cl"))):
+        pytest.skip("there is no C++ compiler")
+    check_compiler.cache_clear()
+    options = {"model": GPTConfig(50, 16, d_model=16, n_heads=2, n_layers=1), "steps": 2}
+    places = torch.__file__, tempfile.gettempdir(), os.environ.get("TORCHINDUCTOR_CACHE_DIR", "")
+    if any(" " in place for place in places):
+        with pytest.raises(ValueError, match="compile=True fails because of the space in"):
+            make_trainer(data, compile=True, **options)
+        return
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    check_compiler(torch.device("cpu"))
+    assert torch.equal(torch.get_rng_state(), state)
+    compiled, eager = (make_trainer(data, compile=on, **options) for on in (True, False))
+    losses = [[metrics["loss"] for metrics in trainer.fit()] for trainer in (compiled, eager)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert torch.allclose(weights(compiled), weights(eager), atol=1e-5)
 
 
 def test_metrics_go_to_tensorboard_where_it_is_installed(data, tmp_path, monkeypatch):

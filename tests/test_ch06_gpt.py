@@ -149,6 +149,22 @@ def test_presets_are_what_auto_picks(monkeypatch):
         assert gpt.preset_settings("auto") == gpt.PRESETS[preset]
 
 
+def test_a_mac_gets_the_small_preset(monkeypatch):
+    """Whether or not its GPU is picked in the end."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert gpt.preset_settings("auto") == gpt.preset_settings("cpu")
+
+
+def test_what_cannot_be_compiled_is_said_before_anything_is_done(tmp_path, capsys, monkeypatch):
+    def refuse(device):
+        raise ValueError(f"no compiler for {device}, or give compile=False")
+
+    monkeypatch.setattr(assembly, "check_compiler", refuse)
+    fails(capsys, [*TINY, "--compile", "--out", tmp_path / "runs"], "no compiler for cpu")
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_mixed_precision_and_accumulation_train(tmp_path, precision):
     options = ["--precision", precision, "--grad-accum", "2", "--steps", "4"]

@@ -2,11 +2,10 @@
 
 import contextlib
 import math
-import shutil
 
 import torch
 import torch.nn.functional as F
-from harness import compare
+from harness import compare, lazily, needs_compiler
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from ch04_transformer.convert import config_from_hf, from_hf
@@ -42,6 +41,12 @@ def training_step(model, loss_of, precision=None):
         optimizer.step()
 
     return step
+
+
+def compiled_step(config, loss_of, precision=None):
+    """The same with a new model of ours and everything before the backward pass compiled."""
+    needs_compiler(torch.device("cpu"))
+    return training_step(both_models(config)[0], torch.compile(loss_of), precision)
 
 
 def by_hand(x, weight, bias, eps=1e-5):
@@ -81,9 +86,9 @@ def run(quick):
         "ours, PyTorch's loss": training_step(both_models(config)[0], torch_loss),
         "ours, bf16 autocast": training_step(both_models(config)[0], ours_loss, torch.bfloat16),
     }
-    if not quick and (shutil.which("g++") or shutil.which("clang++")):  # torch.compile needs a compiler
-        for name, precision in (("ours, compiled", None), ("ours, compiled and bf16", torch.bfloat16)):
-            candidates[name] = training_step(both_models(config)[0], torch.compile(ours_loss), precision)
+    if not quick:
+        candidates["ours, compiled"] = lazily(compiled_step, config, ours_loss)
+        candidates["ours, compiled and bf16"] = lazily(compiled_step, config, ours_loss, torch.bfloat16)
     sizes = f"{config.n_layers} layers, d_model {config.d_model}, context {config.context_length}"
     compare(
         f"training step with AdamW, {sizes}, batch {batch}, vocabulary {config.vocab_size}, float32",

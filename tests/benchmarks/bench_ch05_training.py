@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from harness import compare
+from harness import compare, lazily, needs_compiler
 
 from ch04_transformer.accounting import forward_flops
 from ch04_transformer.transformer import GPT, GPTConfig
@@ -60,6 +59,8 @@ def trainer_loop(config, data, batch, n_steps, run_dir=None, **changes):
     """Trainer.fit with its progress bar and metrics; each call goes on for n_steps."""
     options = {"steps": 10_000, "batch_size": batch, "max_lr": 1e-4, "eval_every": 0, "checkpoint_every": 0}
     options |= {"precision": "float32", "device": DEVICE.type}
+    if changes.get("compile"):
+        needs_compiler(DEVICE)
     trainer = Trainer(GPT(config), TrainConfig(**options | changes), data, run_dir=run_dir)
 
     def leave(history):
@@ -84,9 +85,9 @@ def run(quick):
     common = (config, data, batch, n_steps)
     with tempfile.TemporaryDirectory() as folder:
         candidates = {
-            "bare loop, torch.optim.AdamW": bare_loop(*common, torch.optim.AdamW),
-            "bare loop, our AdamW": bare_loop(*common, AdamW),
-            "Trainer": trainer_loop(*common, run_dir=folder),
+            "bare loop, torch.optim.AdamW": lazily(bare_loop, *common, torch.optim.AdamW),
+            "bare loop, our AdamW": lazily(bare_loop, *common, AdamW),
+            "Trainer": lazily(trainer_loop, *common, run_dir=folder),
         }
         compare(
             f"{n_steps} training steps, {sizes}, vocabulary {config.vocab_size}, float32",
@@ -105,13 +106,12 @@ def run(quick):
 def precisions(common, sizes, tokens, quick):
     """bf16 autocast and torch.compile against our own float32 eager, and what the machine can do at best."""
     candidates = {
-        "float32 eager": trainer_loop(*common),
-        "bf16 autocast": trainer_loop(*common, precision="bfloat16"),
+        "float32 eager": lazily(trainer_loop, *common),
+        "bf16 autocast": lazily(trainer_loop, *common, precision="bfloat16"),
     }
-    compilers = [name for name in ("g++", "clang++") if shutil.which(name)]
-    if not quick and (compilers or DEVICE.type == "cuda"):
-        candidates["compiled"] = trainer_loop(*common, compile=True)
-        candidates["bf16 and compiled"] = trainer_loop(*common, precision="bfloat16", compile=True)
+    if not quick:
+        candidates["compiled"] = lazily(trainer_loop, *common, compile=True)
+        candidates["bf16 and compiled"] = lazily(trainer_loop, *common, precision="bfloat16", compile=True)
     last = list(candidates)[-1]
     title = f"precision and compilation, {sizes}"
     rounds, goals = 2 if quick else 7, {} if quick else {last: 1 / 1.5}
