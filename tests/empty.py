@@ -8,9 +8,9 @@ has to be exported. A chapter with uncommitted changes is left as it is.
 """
 
 import ast
-import os
 import subprocess
 import sys
+from os.path import basename, relpath
 
 from notebooks import CHAPTERS, HAND_WRITTEN, ROOT, read_notebook, write_notebook
 
@@ -36,23 +36,24 @@ def emptied(source):
 
 
 def body_range(function, lines):
-    """(start, end, head): lines[start:end] are the body without docstring, comments at its edges included.
+    """(start, end, head): lines[start:end] are the body without its docstring, with the comments around it.
 
     head is what stands before a body that is on the line of the signature, and usually empty.
     """
     statements = function.body[1:] if ast.get_docstring(function) is not None else function.body
     if not statements:  # only a docstring
         return function.end_lineno, function.end_lineno, ""
-    inner = [node for node in ast.walk(statements[0]) if hasattr(node, "lineno")]
-    line, column = min((node.lineno - 1, node.col_offset) for node in inner)  # a decorator comes first
-    head = lines[line].encode()[:column].decode().rstrip(" @")
-    while not head and is_comment(lines[line - 1]):
-        line -= 1
-    end = following = function.end_lineno
-    while following < len(lines) and is_comment(lines[following], deeper_than=function.col_offset):
-        following += 1
-        end = following if lines[following - 1].strip() else end
-    return line, end, head
+    nodes = [node for node in ast.walk(statements[0]) if hasattr(node, "lineno")]
+    start, column = min((node.lineno - 1, node.col_offset) for node in nodes)  # a decorator comes first
+    head = lines[start].encode()[:column].decode().rstrip(" @")
+    while not head and is_comment(lines[start - 1]):
+        start -= 1
+    end = function.end_lineno
+    while end < len(lines) and is_comment(lines[end], deeper_than=function.col_offset):
+        end += 1
+    while not lines[end - 1].strip():
+        end -= 1
+    return start, end, head
 
 
 def is_comment(line, deeper_than=-1):
@@ -68,7 +69,7 @@ def empty_file(path):
         return
     notebook = read_notebook(path)
     for cell in notebook.cells:
-        if cell.cell_type == "code" and cell.source.startswith("#| export"):
+        if cell.source.startswith("#| export"):
             cell.source = emptied(cell.source)
     write_notebook(notebook, path)
 
@@ -88,9 +89,7 @@ def refusal(chapters):
         changed = git("status", "--porcelain", "--untracked-files=no", "--", *chapters)
     except (OSError, subprocess.CalledProcessError):
         return "git does not know this folder, so it could not bring ours back; get the course with git clone"
-    if changed:
-        return f"{changed[0][3:]} has changes that are not committed; commit them, or run: git stash"
-    return None
+    return changed and f"{changed[0][3:]} has changes that are not committed; commit them, or run: git stash"
 
 
 def main(chapters):
@@ -100,14 +99,14 @@ def main(chapters):
         return 2
     for chapter in chapters:
         names = [name for name in git("ls-files", "--", chapter) if name.endswith((".ipynb", ".py"))]
-        paths = [ROOT / name for name in names if os.path.basename(name) not in HAND_WRITTEN]
-        for path in paths:
-            empty_file(path)
-        tests = [os.path.relpath(path) for path in sorted(ROOT.glob(f"tests/test_{chapter[:4]}*.py"))]
-        print(f"emptied: {', '.join(path.name for path in paths)}")
-        print("  write in the notebook, then: make export; on Colab write in the modules")
-        print(f"  test:       {sys.orig_argv[0]} -m pytest -o addopts= {' '.join(tests)}")
-        print(f"  ours again: git checkout {os.path.relpath(ROOT / chapter)}")
+        names = [name for name in names if basename(name) not in HAND_WRITTEN]
+        for name in names:
+            empty_file(ROOT / name)
+        tests = " ".join(relpath(path) for path in sorted(ROOT.glob(f"tests/test_{chapter[:4]}*.py")))
+        print(f"emptied: {', '.join(names)}")
+        print("  write in the notebook and run: make export (on Colab: write in the modules)")
+        print(f"  test with: {sys.orig_argv[0]} -m pytest -o addopts= {tests}")
+        print(f"  ours come back with: git checkout {relpath(ROOT / chapter)}")
     return 0
 
 
