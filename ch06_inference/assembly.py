@@ -24,18 +24,19 @@ _LLAMA = dict(norm="rmsnorm", activation="swiglu", position="rope")
 # name: (model, training). "cpu" takes one to three minutes on 2 cores; "tiny" is for tests.
 PRESETS = {
     "cpu": (
-        GPTConfig(2048, 128, d_model=128, n_heads=4, n_layers=3, init_std=0.06, **_LLAMA),
-        TrainConfig(steps=1400, warmup_steps=50, eval_every=350, checkpoint_every=350),
+        dict(_LLAMA, vocab_size=2048, context_length=128, d_model=128, n_heads=4, n_layers=3, init_std=0.06),
+        dict(steps=1400, warmup_steps=50, eval_every=350, checkpoint_every=350),
     ),
     "cuda": (
-        GPTConfig(4096, 256, d_model=384, n_heads=6, n_layers=6, dropout=0.2, init_std=0.035, **_LLAMA),
-        TrainConfig(steps=2000, batch_size=32, grad_accum=2, max_lr=1e-3, warmup_steps=100),
+        dict(_LLAMA, vocab_size=4096, context_length=256, d_model=384, n_heads=6, n_layers=6,
+             dropout=0.2, init_std=0.035),
+        dict(steps=2000, batch_size=32, grad_accum=2, max_lr=1e-3, warmup_steps=100),
     ),
     "tiny": (
-        GPTConfig(512, 32, d_model=32, n_heads=2, n_layers=2, init_std=0.06, **_LLAMA),
-        TrainConfig(steps=20, batch_size=4, warmup_steps=2, eval_every=0, checkpoint_every=10),
+        dict(_LLAMA, vocab_size=512, context_length=32, d_model=32, n_heads=2, n_layers=2, init_std=0.06),
+        dict(steps=20, batch_size=4, warmup_steps=2, eval_every=0, checkpoint_every=10),
     ),
-}
+}  # fmt: skip
 
 
 def preset_settings(name):
@@ -47,7 +48,8 @@ def preset_settings(name):
         raise ValueError(
             f"preset {name!r} is unknown; choose one of auto, {', '.join(PRESETS)}, for example: {command}"
         )
-    return PRESETS[name]
+    model, training = PRESETS[name]
+    return GPTConfig(**model), TrainConfig(**training)
 
 # %% ch06_inference.ipynb #a1d30434
 def train_gpt(model_config, train_config, out=Path("runs"), resume=None):

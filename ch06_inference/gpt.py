@@ -7,7 +7,7 @@ __all__ = ['COMMANDS', 'TrainCommand', 'Sampling', 'GenerateCommand', 'say_meanw
 # %% ch06_inference.ipynb #668f58e0
 import os  # noqa: F811
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path  # noqa: F811
 from typing import Annotated
 
@@ -70,7 +70,7 @@ class Sampling:
 class GenerateCommand:
     """Continue a prompt with a trained model, to standard output."""
 
-    sampling: tyro.conf.OmitArgPrefixes[Sampling] = Sampling()
+    sampling: tyro.conf.OmitArgPrefixes[Sampling] = field(default_factory=Sampling)
     model: str = "newest"  # newest (run in runs/), the folder of a run, smollm2, or a folder of GPT-2
     prompt: str = ""  # what to continue, with \n for a line break; empty: the beginning of a text
     device: str = "auto"  # auto, cpu, cuda, ...
@@ -102,8 +102,8 @@ class ChatCommand:
     """Talk with SmolLM2, a real chat model, through the code of this course."""
 
     # greedy, with a light penalty against loops: so small a model loses its way when it draws by chance
-    sampling: tyro.conf.OmitArgPrefixes[Sampling] = Sampling(
-        temperature=0, top_p=None, repetition_penalty=1.1
+    sampling: tyro.conf.OmitArgPrefixes[Sampling] = field(
+        default_factory=lambda: Sampling(temperature=0, top_p=None, repetition_penalty=1.1)
     )
     model: str = "smollm2"  # a model whose tokenizer knows <|im_start|> and <|im_end|>
     system: str = SYSTEM_PROMPT  # what the model is told about itself

@@ -48,10 +48,9 @@ from ch04_transformer.transformer import (
     skip_padding,
 )
 
-SMALL = GPTConfig(97, 32, d_model=48, n_heads=4, n_layers=3)
-LLAMA = replace(SMALL, n_kv_heads=2, d_ff=80, norm="rmsnorm", activation="swiglu", position="rope")
+LLAMA = dict(n_kv_heads=2, d_ff=80, norm="rmsnorm", activation="swiglu", position="rope")
 VARIANTS = [
-    replace(SMALL, position=position, norm=norm, activation=activation, norm_position=place, **rest)
+    dict(position=position, norm=norm, activation=activation, norm_position=place, **rest)
     for position, norm, activation, place, rest in (
         ("learned", "layernorm", "gelu", "pre", {}),
         ("learned", "layernorm", "gelu", "pre", {"bias": True, "backend": "eager"}),
@@ -66,6 +65,18 @@ VARIANTS = [
 ]
 DTYPES = [(torch.float32, 1e-5), (torch.float64, 1e-10)]
 NAMES = {"bos_token_id": 0, "eos_token_id": 0}  # ids inside our small vocabularies, or transformers warns
+
+
+def small(**changes):
+    """A small GPTConfig with fields changed."""
+    sizes = dict(vocab_size=97, context_length=32, d_model=48, n_heads=4, n_layers=3)
+    return GPTConfig(**sizes | changes)
+
+
+@pytest.fixture
+def config(request):
+    """The parameter `config` of a test, a dict of changed fields, as a GPTConfig."""
+    return small(**request.param)
 
 
 def some_gpt2(shape=(48, 4, 3), tied=True, **changes):
@@ -208,7 +219,7 @@ def test_converting_back_gives_the_same_file(tmp_path, make, tied, dtype):
     assert (tmp_path / "back.safetensors").read_bytes() == (tmp_path / "model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("config", [replace(SMALL, bias=True), LLAMA, replace(LLAMA, tie_weights=False)])
+@pytest.mark.parametrize("config", [{"bias": True}, LLAMA, LLAMA | {"tie_weights": False}], indirect=True)
 def test_our_models_load_into_transformers(config):
     ours, theirs_config = GPT(replace(config, init_std=0.2)).eval(), config_to_hf(config)
     kinds = {"gpt2": (GPT2Config, GPT2LMHeadModel), "llama": (LlamaConfig, LlamaForCausalLM)}
@@ -289,14 +300,14 @@ def test_an_untied_head_is_not_dropped_in_silence():
 
 
 def test_every_parameter_is_in_the_layout_once():
-    for config, layout in ((replace(SMALL, bias=True), gpt2_layout), (LLAMA, llama_layout)):
+    for config, layout in ((small(bias=True), gpt2_layout), (small(**LLAMA), llama_layout)):
         names = [name for entry in layout(config) for name in entry.ours]
         assert sorted(names) == sorted(name for name, _ in GPT(config).named_parameters())
 
 
 @pytest.mark.parametrize("change", [{"norm_position": "post"}, {"position": "sinusoidal"}, {"bias": False}])
 def test_what_is_neither_gpt2_nor_llama_is_refused(change):
-    config = replace(SMALL, **{"bias": True} | change)
+    config = small(**{"bias": True} | change)
     for function in (from_hf, to_hf):
         with pytest.raises(ValueError, match="no Hugging Face layout for .*GPT-2 needs .* Llama needs"):
             function({}, config)
@@ -416,10 +427,13 @@ def test_parts_equal_their_formulas(dtype, tolerance):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(
-    "part", [LayerNorm(16), RMSNorm(16), GELU(), GELU("tanh"), FeedForward(16, 24), SwiGLU(16, 24)]
+    "part",
+    [(LayerNorm, 16), (RMSNorm, 16), (GELU,), (GELU, "tanh"), (FeedForward, 16, 24), (SwiGLU, 16, 24)],
 )
 def test_parts_in_half_precision(part, dtype):
     """Of the dtype that goes in, near the float32 result, and finite where squares overflow float16."""
+    kind, *arguments = part
+    part = kind(*arguments)
     x = torch.randn(3, 5, 16).to(dtype)
     with torch.no_grad():
         exact, half = part.float()(x.float()), part.to(dtype)(x)
@@ -429,12 +443,11 @@ def test_parts_in_half_precision(part, dtype):
         )
         if isinstance(part, LayerNorm | RMSNorm):
             assert part(x * 300 / x.abs().max() * 2).isfinite().all()  # 600² is above 65,504
-    part.float()
 
 
-@pytest.mark.parametrize("norm", [LayerNorm(16), RMSNorm(16)])
+@pytest.mark.parametrize("norm", [LayerNorm, RMSNorm])
 def test_norms_take_each_vector_alone(norm):
-    x = torch.randn(3, 5, 16)
+    norm, x = norm(16), torch.randn(3, 5, 16)
     assert torch.allclose(norm(x)[1, 2], norm(x[1, 2]), atol=1e-6)
     assert norm(torch.zeros(16)).abs().max() == 0  # eps: no division by zero
 
@@ -454,7 +467,7 @@ def test_swiglu_has_as_many_parameters_as_gelu(d_model):
 # ---------------------------------------------------------------- properties of the whole model
 
 
-@pytest.mark.parametrize("config", VARIANTS)
+@pytest.mark.parametrize("config", VARIANTS, indirect=True)
 def test_no_logit_sees_the_future(config):  # known bug 1
     model, ids = GPT(replace(config, init_std=0.2)).eval(), torch.randint(97, (2, 20))
     for t in (1, 12, 19):
@@ -464,7 +477,7 @@ def test_no_logit_sees_the_future(config):  # known bug 1
         assert not torch.allclose(model(ids)[:, t:], model(changed)[:, t:], atol=1e-3)
 
 
-@pytest.mark.parametrize("config", VARIANTS)
+@pytest.mark.parametrize("config", VARIANTS, indirect=True)
 def test_gradient_from_the_future_is_zero(config):
     model = GPT(replace(config, init_std=0.2)).double()
     x = torch.randn(1, 6, 48, dtype=torch.float64, requires_grad=True)
@@ -476,7 +489,7 @@ def test_gradient_from_the_future_is_zero(config):
         assert (gradient[0, t + 1 :] == 0).all() and (gradient[0, : t + 1].abs().amax(-1) > 0).all()
 
 
-@pytest.mark.parametrize("config", VARIANTS)
+@pytest.mark.parametrize("config", VARIANTS, indirect=True)
 def test_backends_agree(config):
     eager, sdpa = (GPT(replace(config, backend=backend, init_std=0.2)) for backend in ("eager", "sdpa"))
     sdpa.load_state_dict(eager.state_dict())
@@ -484,14 +497,14 @@ def test_backends_agree(config):
     assert torch.allclose(eager(ids), sdpa(ids), atol=1e-4)
 
 
-@pytest.mark.parametrize("config", VARIANTS)
+@pytest.mark.parametrize("config", VARIANTS, indirect=True)
 def test_attention_weights(config):
     weights = GPT(config).eval().attention_weights(torch.randint(97, (2, 9)))
     assert weights.shape == (3, 2, 4, 9, 9) and not weights.requires_grad
     assert torch.allclose(weights.sum(-1), torch.ones(3, 2, 4, 9), atol=1e-5) and (weights.triu(1) == 0).all()
 
 
-@pytest.mark.parametrize("config", VARIANTS)
+@pytest.mark.parametrize("config", VARIANTS, indirect=True)
 def test_dropout_is_on_in_training_and_off_in_evaluation(config):
     model, ids = GPT(replace(config, dropout=0.3)), torch.randint(97, (2, 9))
     assert not torch.equal(model.train()(ids), model(ids))
@@ -501,7 +514,7 @@ def test_dropout_is_on_in_training_and_off_in_evaluation(config):
 @pytest.mark.parametrize(
     "place", ["embedding.dropout", "blocks.1.dropout", "blocks.1.feed_forward.dropout", "blocks.1.attention"]
 )
-@pytest.mark.parametrize("config", [SMALL, replace(LLAMA, norm_position="post", backend="eager")])
+@pytest.mark.parametrize("config", [{}, LLAMA | {"norm_position": "post", "backend": "eager"}], indirect=True)
 def test_every_dropout_acts(place, config):
     """Each alone makes two calls differ in training, and dropout of the configuration reaches it."""
     reached = GPT(replace(config, dropout=0.3)).get_submodule(place)
@@ -517,7 +530,7 @@ def test_every_dropout_acts(place, config):
 @pytest.mark.parametrize("bias", [True, False])
 def test_block_equals_pytorch(place, bias):
     """Pre-norm and post-norm, against nn.TransformerEncoderLayer with copied weights and a causal mask."""
-    block = TransformerBlock(replace(SMALL, norm_position=place, bias=bias)).double()
+    block = TransformerBlock(small(norm_position=place, bias=bias)).double()
     theirs = nn.TransformerEncoderLayer(
         48, 4, 192, 0.0, lambda x: F.gelu(x, approximate="tanh"), batch_first=True, norm_first=place == "pre",
         bias=bias, dtype=torch.float64,
@@ -547,13 +560,13 @@ def test_block_equals_pytorch(place, bias):
 
 @pytest.mark.parametrize("position", ["learned", "sinusoidal", "rope"])
 def test_the_order_of_tokens_matters(position):
-    model = GPT(replace(SMALL, position=position, init_std=0.2)).eval()
+    model = GPT(small(position=position, init_std=0.2)).eval()
     assert not torch.allclose(
         model(torch.tensor([[1, 2, 3]]))[0, 2], model(torch.tensor([[2, 1, 3]]))[0, 2], atol=1e-3
     )
 
 
-@pytest.mark.parametrize("config", VARIANTS)
+@pytest.mark.parametrize("config", VARIANTS, indirect=True)
 def test_tied_weights_are_one_object(config):  # known bug 11
     tied, untied = (GPT(replace(config, tie_weights=tie)) for tie in (True, False))
     assert tied.lm_head.weight is tied.embedding.token.weight
@@ -567,7 +580,7 @@ def test_tied_weights_are_one_object(config):  # known bug 11
     assert tied.lm_head.weight is tied.embedding.token.weight
 
 
-@pytest.mark.parametrize("config", VARIANTS)
+@pytest.mark.parametrize("config", VARIANTS, indirect=True)
 @pytest.mark.parametrize("layers", [2, 8])
 def test_initialisation(config, layers):  # known bug 12
     big = GPT(replace(config, d_model=192, d_ff=256, n_layers=layers, init_std=0.03))
@@ -581,7 +594,7 @@ def test_initialisation(config, layers):  # known bug 12
 
 
 def test_a_tied_matrix_is_drawn_once(monkeypatch):  # known bug 12
-    model, drawn = GPT(SMALL), []
+    model, drawn = GPT(small()), []
     monkeypatch.setattr(torch.Tensor, "normal_", lambda tensor, **options: drawn.append(id(tensor)))
     from ch04_transformer.transformer import initialise
 
@@ -595,7 +608,7 @@ def test_scaling_keeps_the_stream_small():
     """The variance of the residual stream does not grow with the number of layers."""
     spreads = {}
     for layers in (4, 16):
-        model = GPT(replace(SMALL, d_model=96, n_layers=layers, init_std=0.05))
+        model = GPT(small(d_model=96, n_layers=layers, init_std=0.05))
         x = model.embedding(torch.randint(97, (4, 32)), torch.arange(32))
         for block in model.blocks:
             x = block(x, positions=torch.arange(32))
@@ -609,7 +622,7 @@ def first_loss(config, batch=(8, 33)):
     return F.cross_entropy(GPT(config)(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten()).item()
 
 
-@pytest.mark.parametrize("config", VARIANTS)
+@pytest.mark.parametrize("config", VARIANTS, indirect=True)
 def test_first_loss_is_ln_v(config):  # known bug 12
     config = replace(config, vocab_size=1000, d_model=128)
     assert abs(first_loss(config) / math.log(1000) - 1) < 0.03
@@ -631,10 +644,10 @@ def test_first_loss_of_every_preset(name):  # known bug 12
 
 
 def test_the_first_loss_would_catch_large_weights():
-    assert first_loss(replace(SMALL, vocab_size=1000, init_std=0.5)) > 1.3 * math.log(1000)
+    assert first_loss(small(vocab_size=1000, init_std=0.5)) > 1.3 * math.log(1000)
 
 
-@pytest.mark.parametrize("config", VARIANTS)
+@pytest.mark.parametrize("config", VARIANTS, indirect=True)
 def test_one_batch_is_learned(config):
     """Every option trains: all gradients arrive, and the loss falls."""
     model, ids = GPT(config), torch.randint(97, (2, 17))
@@ -650,7 +663,7 @@ def test_one_batch_is_learned(config):
 
 
 def test_bfloat16_model():
-    exact = GPT(replace(SMALL, init_std=0.1)).eval()
+    exact = GPT(small(init_std=0.1)).eval()
     half, ids = GPT(exact.config).eval(), torch.randint(97, (2, 9))
     half.load_state_dict(exact.state_dict())
     logits = half.bfloat16()(ids)
@@ -658,7 +671,7 @@ def test_bfloat16_model():
 
 
 def test_compiled_model_is_the_same_model():  # known bug 14: chapter 5 saves the model and not its wrapper
-    model = GPT(SMALL)
+    model = GPT(small())
     compiled = torch.compile(model, backend="eager")
     ids = torch.randint(97, (2, 9))
     assert torch.allclose(compiled(ids), model(ids), atol=1e-5)
@@ -692,7 +705,7 @@ def test_published_parameter_counts(name, parameters):
     assert theirs.num_parameters() == parameters
 
 
-@pytest.mark.parametrize("config", [*VARIANTS, *(GPTConfig.preset(name) for name in PRESETS)])
+@pytest.mark.parametrize("config", [*VARIANTS, *PRESETS.values()], indirect=True)
 def test_formulas_equal_measurements(config):
     with torch.device("meta"):
         model = GPT(config)
@@ -707,12 +720,13 @@ def test_formulas_equal_measurements(config):
 @pytest.mark.parametrize(
     "config",
     [
-        SMALL,
-        replace(SMALL, bias=True, n_layers=2, d_ff=100),
-        replace(SMALL, n_kv_heads=1, tie_weights=False, position="sinusoidal"),
-        replace(SMALL, n_kv_heads=2, position="rope"),
-        GPTConfig.preset("gpt2-tiny"),
+        {},
+        {"bias": True, "n_layers": 2, "d_ff": 100},
+        {"n_kv_heads": 1, "tie_weights": False, "position": "sinusoidal"},
+        {"n_kv_heads": 2, "position": "rope"},
+        PRESETS["gpt2-tiny"],
     ],
+    indirect=True,
 )
 def test_memory_formula(config):
     model, ids = GPT(config), torch.randint(config.vocab_size, (4, config.context_length))
@@ -738,7 +752,7 @@ def test_saved_bytes_counts_a_storage_once():
     assert saved_bytes(lambda: (x * x).sum() + (x.T * x.T).sum()) == 400
 
 
-@pytest.mark.parametrize("config", VARIANTS)
+@pytest.mark.parametrize("config", VARIANTS, indirect=True)
 def test_trace_shapes(config):
     model = GPT(config).train()
     rows = trace_shapes(model, torch.randint(97, (2, 9)))
@@ -774,7 +788,7 @@ def test_trace_shapes_of_any_model():
 
 
 def test_trace_shapes_leaves_no_hooks_after_an_error():
-    model = GPT(SMALL)
+    model = GPT(small())
     with pytest.raises(ValueError, match="more than context_length=32"):
         trace_shapes(model, torch.zeros(1, 33, dtype=torch.long))
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
@@ -825,7 +839,7 @@ WRONG += [(name, value, f"is unknown; choose one of {', '.join(choices)}")
 @pytest.mark.parametrize(("name", "value", "rule"), WRONG)
 def test_every_field_is_validated(name, value, rule):
     with pytest.raises(ValueError, match=f"^{name}={value!r} {rule}"):
-        replace(SMALL, **{name: value})
+        small(**{name: value})
 
 
 def test_no_field_is_forgotten():
@@ -847,13 +861,13 @@ def test_no_field_is_forgotten():
 )
 def test_fields_that_do_not_go_together(change, message):
     with pytest.raises(ValueError, match=message):
-        replace(SMALL, **change)
+        small(**change)
 
 
 def test_the_ways_out_work():
     GPTConfig(97, 32, d_model=64, n_heads=16, n_layers=1, position="rope")
     GPTConfig(97, 32, d_model=50, n_heads=10, n_layers=1, position="sinusoidal")
-    assert replace(SMALL, dropout=0).dropout == 0  # a whole number where a float is asked for is fine
+    assert small(dropout=0).dropout == 0  # a whole number where a float is asked for is fine
 
 
 def test_check_types_serves_other_dataclasses():
@@ -880,7 +894,7 @@ def test_check_types_serves_other_dataclasses():
         ([[1, 2]], r"token_ids is a list; .* torch.tensor\(\[ids\]\)"),
     ],
 )
-@pytest.mark.parametrize("config", [SMALL, LLAMA])
+@pytest.mark.parametrize("config", [{}, LLAMA], indirect=True)
 def test_bad_token_ids(config, ids, message):
     model = GPT(config)
     for function in (model, model.attention_weights):
@@ -898,8 +912,9 @@ def test_bad_token_ids(config, ids, message):
         lambda c: training_memory(c, 1, 8),
     ],
 )
-@pytest.mark.parametrize("config", ["gpt2-small", {"vocab_size": 97}, GPTConfig, 16, GPT(SMALL)])
+@pytest.mark.parametrize("config", ["gpt2-small", {"vocab_size": 97}, GPTConfig, 16, GPT])
 def test_what_is_no_configuration(function, config):
+    config = GPT(small()) if config is GPT else config
     with pytest.raises(ValueError, match=f"config is a {type(config).__name__} and no GPTConfig; give one"):
         function(config)
 
@@ -907,17 +922,17 @@ def test_what_is_no_configuration(function, config):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda ids: GPT(SMALL)(ids, ids), "cache is a tensor; for targets: F.cross_entropy"),
-        (lambda ids: TransformerBlock(LLAMA), "position='rope' needs rope=RotaryEmbedding"),
-        (lambda ids: trace_shapes(ids, GPT(SMALL)), "the model is a Tensor; it comes first"),
+        (lambda ids: GPT(small())(ids, ids), "cache is a tensor; for targets: F.cross_entropy"),
+        (lambda ids: TransformerBlock(small(**LLAMA)), "position='rope' needs rope=RotaryEmbedding"),
+        (lambda ids: trace_shapes(ids, GPT(small())), "the model is a Tensor; it comes first"),
         (lambda ids: SwiGLU(16, 16 * 8 / 3), r"d_ff=42.6\d+ is not a whole number"),
         (lambda ids: FeedForward(16, 64.0), "d_ff=64.0 is not a whole number"),
         (lambda ids: FeedForward(16, 64, True), "write bias=True by name"),
         (lambda ids: SwiGLU(16, 64, True), "write bias=True by name"),
-        (lambda ids: forward_flops(SMALL, -1, 4), "batch_size=-1 is not a whole number"),
-        (lambda ids: forward_flops(SMALL, 1, 0), "T=0 is not a whole number"),
-        (lambda ids: training_memory(SMALL, 1, "8"), "T='8' is not a whole number"),
-        (lambda ids: training_memory(SMALL, 1, 8, 0.5), "bytes_per_number=0.5 is not a whole number"),
+        (lambda ids: forward_flops(small(), -1, 4), "batch_size=-1 is not a whole number"),
+        (lambda ids: forward_flops(small(), 1, 0), "T=0 is not a whole number"),
+        (lambda ids: training_memory(small(), 1, "8"), "T='8' is not a whole number"),
+        (lambda ids: training_memory(small(), 1, 8, 0.5), "bytes_per_number=0.5 is not a whole number"),
         (
             lambda ids: config_from_hf({"model_type": "llama"}),
             "vocab_size is missing; give vocab_size=..., or",
@@ -942,18 +957,18 @@ def test_other_mistakes(call, message):
 )
 def test_memory_that_is_not_counted_is_refused(change):
     with pytest.raises(ValueError, match=f"{next(iter(change))}=.* is not counted, only"):
-        training_memory(replace(SMALL, **change), 1, 8)
+        training_memory(small(**change), 1, 8)
 
 
 def test_int32_token_ids_are_fine():
-    model, ids = GPT(SMALL), torch.randint(97, (2, 9))
+    model, ids = GPT(small()), torch.randint(97, (2, 9))
     assert torch.equal(model(ids.int()), model(ids))
 
 
 # ---------------------------------------------------------------- the last token alone, and padding
 
 
-@pytest.mark.parametrize("config", VARIANTS)
+@pytest.mark.parametrize("config", VARIANTS, indirect=True)
 @torch.no_grad()
 def test_last_only_is_the_last_of_all(config):
     model, ids = GPT(config).eval(), torch.randint(97, (3, 9))
@@ -965,16 +980,16 @@ def test_last_only_is_the_last_of_all(config):
 
 
 def test_last_only_spares_the_output_layer():
-    model, ids = GPT(SMALL).eval(), torch.randint(97, (1, 32))
+    model, ids = GPT(small()).eval(), torch.randint(97, (1, 32))
     with FlopCounterMode(display=False) as all_of_them:
         model(ids)
     with FlopCounterMode(display=False) as last:
         model(ids, last_only=True)
     spared = all_of_them.get_total_flops() - last.get_total_flops()
-    assert spared == 2 * 31 * SMALL.d_model * SMALL.vocab_size
+    assert spared == 2 * 31 * model.config.d_model * model.config.vocab_size
 
 
-@pytest.mark.parametrize("config", VARIANTS)
+@pytest.mark.parametrize("config", VARIANTS, indirect=True)
 @pytest.mark.parametrize("filling", [0, 96])
 @torch.no_grad()
 def test_padded_rows_equal_the_rows_alone(config, filling):  # known bug 7
@@ -988,7 +1003,7 @@ def test_padded_rows_equal_the_rows_alone(config, filling):  # known bug 7
     assert logits.isfinite().all()
 
 
-@pytest.mark.parametrize("config", [SMALL, LLAMA])
+@pytest.mark.parametrize("config", [{}, LLAMA], indirect=True)
 def test_the_filling_has_no_gradient_and_no_influence(config):
     model, ids, padding = GPT(config), torch.randint(97, (2, 9)), torch.tensor([3, 0])
     other = ids.clone()
@@ -1025,7 +1040,7 @@ def test_positions_and_mask_of_padded_rows():
     ],
     ids=str,
 )
-@pytest.mark.parametrize("config", [SMALL, LLAMA])
+@pytest.mark.parametrize("config", [{}, LLAMA], indirect=True)
 def test_bad_padding(config, padding, message):
     with pytest.raises(ValueError, match=message):
         GPT(config)(torch.zeros(3, 5, dtype=torch.long), padding=padding)

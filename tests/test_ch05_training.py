@@ -14,7 +14,7 @@ import sys
 import tempfile
 import types
 import warnings
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -55,8 +55,7 @@ from ch05_training.training import (
 )
 
 ROOT = Path(__file__).resolve().parent.parent
-MODEL = GPTConfig(50, 16, d_model=32, n_heads=2, n_layers=2)
-TRAIN = TrainConfig(steps=8, batch_size=2, warmup_steps=2, eval_every=0, checkpoint_every=0, device="cpu")
+TRAIN = dict(steps=8, batch_size=2, warmup_steps=2, eval_every=0, checkpoint_every=0, device="cpu")
 
 
 @pytest.fixture
@@ -64,9 +63,15 @@ def data():
     return TokenDataset(torch.randint(50, (400,)), 16, n_bytes=900)
 
 
-def make_trainer(data, run_dir=None, val_data=None, model=MODEL, **changes):
+def small(**changes):
+    """A small GPTConfig with fields changed."""
+    sizes = dict(vocab_size=50, context_length=16, d_model=32, n_heads=2, n_layers=2)
+    return GPTConfig(**sizes | changes)
+
+
+def make_trainer(data, run_dir=None, val_data=None, model=None, **changes):
     torch.manual_seed(0)
-    return Trainer(GPT(model), replace(TRAIN, **changes), data, val_data, run_dir)
+    return Trainer(GPT(model or small()), TrainConfig(**TRAIN | changes), data, val_data, run_dir)
 
 
 def weights(trainer):
@@ -173,7 +178,7 @@ def test_cross_entropy_compiles():
 
 
 def test_adamw_equals_pytorch_over_200_steps():  # known bug 19
-    ours = GPT(MODEL).double()
+    ours = GPT(small()).double()
     theirs = copy.deepcopy(ours)
     optimizers = (
         (ours, AdamW(parameter_groups(ours, 0.1), betas=(0.9, 0.98))),
@@ -232,7 +237,7 @@ def test_adamw_epsilon_comes_after_the_bias_correction():  # known bug 19
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_decay_is_for_matrices_of_linear_layers_only(tied):  # known bug 19
-    model = GPT(replace(MODEL, bias=True, tie_weights=tied))
+    model = GPT(small(bias=True, tie_weights=tied))
     decayed, kept = (group["params"] for group in parameter_groups(model, 0.1))
     names = {id(p): name for name, p in model.named_parameters()}
     assert all("proj" in names[id(p)] or names[id(p)] == "lm_head.weight" for p in decayed)
@@ -364,7 +369,7 @@ def test_too_short_a_corpus():
 
 
 def test_evaluate_is_in_eval_mode_and_exact(data):  # known bug 22
-    model = GPT(replace(MODEL, dropout=0.5)).train()
+    model = GPT(small(dropout=0.5)).train()
     result = evaluate(model, data, batch_size=5)
     assert model.training and result == evaluate(model, data, batch_size=5)
     model.eval()
@@ -382,7 +387,7 @@ class NothingCounts(TokenDataset):
 
 def test_evaluating_nothing_is_an_error(data):  # known bug 22
     with pytest.raises(ValueError, match="the held-out text has no target to measure"):
-        evaluate(GPT(MODEL), NothingCounts(data.token_ids, 16))
+        evaluate(GPT(small()), NothingCounts(data.token_ids, 16))
 
 
 # ---------------------------------------------------------------- the trainer
@@ -464,7 +469,7 @@ def test_a_copy_task_is_learned():
 @pytest.mark.parametrize("position", ["learned", "rope"])
 def test_the_first_loss_is_that_of_a_uniform_guess(vocab_size, position):  # known bug 12
     data = TokenDataset(torch.randint(vocab_size, (400,)), 16)
-    model = replace(MODEL, vocab_size=vocab_size, position=position)
+    model = small(vocab_size=vocab_size, position=position)
     loss = make_trainer(data, model=model, batch_size=8).train_step()["loss"]
     assert loss == pytest.approx(math.log(vocab_size), rel=0.03)
 
@@ -496,7 +501,7 @@ def test_history_and_files(data, tmp_path):
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("stop_at", [1, 5])
 def test_a_resumed_run_is_bit_identical(data, tmp_path, precision, stop_at):  # known bug 23
-    options = {"model": replace(MODEL, dropout=0.2), "precision": precision, "grad_accum": 2}
+    options = {"model": small(dropout=0.2), "precision": precision, "grad_accum": 2}
     straight = make_trainer(data, tmp_path / "a", **options)
     straight.fit()
     first = make_trainer(data, tmp_path / "b", **options)
@@ -805,7 +810,7 @@ def test_an_infinite_gradient_in_float32_stops_before_the_step(data):
 
 
 def test_first_not_finite_finds_the_innermost_module():
-    model, ids = GPT(MODEL), torch.zeros(1, 4, dtype=torch.long)
+    model, ids = GPT(small()), torch.zeros(1, 4, dtype=torch.long)
     assert first_not_finite(model, ids) is None
     with torch.no_grad():
         model.blocks[0].norm2.weight[3] = math.inf
@@ -817,10 +822,10 @@ def test_first_not_finite_finds_the_innermost_module():
     ("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
 )
 def test_signals_wait_for_the_step_save_and_resume_bit_identical(data, tmp_path, number, raised):
-    straight = make_trainer(data, model=replace(MODEL, dropout=0.2))
+    straight = make_trainer(data, model=small(dropout=0.2))
     straight.fit()
     before = signal.getsignal(number)
-    trainer = make_trainer(data, tmp_path, model=replace(MODEL, dropout=0.2))
+    trainer = make_trainer(data, tmp_path, model=small(dropout=0.2))
     hook = trainer.model.norm.register_forward_hook(  # in the middle of the fourth step
         lambda *_: signal.raise_signal(number) if trainer.step == 3 else None
     )
@@ -830,7 +835,7 @@ def test_signals_wait_for_the_step_save_and_resume_bit_identical(data, tmp_path,
     assert raised is KeyboardInterrupt or stop.value.code == 143
     assert signal.getsignal(number) is before
     assert newest_checkpoint(tmp_path).name == "step-000004.safetensors"
-    again = make_trainer(data, tmp_path, model=replace(MODEL, dropout=0.2)).resume()
+    again = make_trainer(data, tmp_path, model=small(dropout=0.2)).resume()
     again.fit()
     assert torch.equal(weights(straight), weights(again))
 
@@ -918,9 +923,9 @@ def killed_runs(jobs, model, config, n_ids):
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_kill_9_at_any_moment_and_the_resumed_run_is_bit_identical(tmp_path, precision):  # known bug 23
     """Twenty kills: eight while a checkpoint is being written, twelve at random lines of our own code."""
-    model = replace(MODEL, d_model=16, n_layers=1, dropout=0.2)
+    model = small(d_model=16, n_layers=1, dropout=0.2)
     changes = {"grad_accum": 2, "checkpoint_every": 2, "eval_every": 3, "precision": precision}
-    config, n_ids, chance = replace(TRAIN, **changes), 200, random.Random(precision)
+    config, n_ids, chance = TrainConfig(**TRAIN | changes), 200, random.Random(precision)
     ids = torch.randint(50, (n_ids,), generator=torch.Generator().manual_seed(0))
     data = TokenDataset(ids, 16)
 
@@ -984,7 +989,7 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_is_used(data, tmp
     path = newest_checkpoint(tmp_path)
     for name, spoiled in damaged(path.read_bytes()).items():
         path.write_bytes(spoiled)
-        model = GPT(MODEL)
+        model = GPT(small())
         before = [p.clone() for p in model.parameters()]
         with pytest.raises(DamagedCheckpoint, match=f"{path.name} is not a whole checkpoint .* move it"):
             load_checkpoint(path, model)
@@ -1037,9 +1042,9 @@ def test_a_checkpoint_holds_all_of_it(data, tmp_path, precision):  # known bug 2
     assert "random.cpu" in tensors
     assert set(record) == {"format", "version", "step", "model", "adam_steps", "scaler", "extra"}
     assert record["step"] == 8 and set(record["adam_steps"].values()) == {8}
-    assert record["model"] == vars(MODEL)
+    assert record["model"] == vars(small())
     assert bool(record["scaler"]) == (precision == "float16")
-    assert TrainConfig(**record["extra"]["train"] | {"betas": TRAIN.betas}) == trainer.config
+    assert TrainConfig(**record["extra"]["train"] | {"betas": TrainConfig.betas}) == trainer.config
 
 
 def test_the_last_few_and_the_best_are_kept(data, tmp_path, monkeypatch):
@@ -1090,7 +1095,7 @@ def test_a_line_of_metrics_that_was_cut_short_is_left_out(data, tmp_path):
 
 
 def test_an_interrupted_save_leaves_the_old_checkpoint(data, tmp_path, monkeypatch):
-    path, model = tmp_path / "c.safetensors", GPT(MODEL)
+    path, model = tmp_path / "c.safetensors", GPT(small())
     save_checkpoint(path, model, step=1)
     monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("power cut")))
     with pytest.raises(OSError):
@@ -1100,8 +1105,8 @@ def test_an_interrupted_save_leaves_the_old_checkpoint(data, tmp_path, monkeypat
 
 def test_another_architecture_is_named_and_nothing_changes(tmp_path):
     path = tmp_path / "c.safetensors"
-    save_checkpoint(path, GPT(MODEL))
-    other = GPT(replace(MODEL, n_layers=3))
+    save_checkpoint(path, GPT(small()))
+    other = GPT(small(n_layers=3))
     before = [p.clone() for p in other.parameters()]
     with pytest.raises(ValueError, match="holds a model with n_layers=2, but this one has n_layers=3; build"):
         load_checkpoint(path, other)
@@ -1120,14 +1125,14 @@ def test_the_first_field_that_differs_is_named_in_resume_too(data, tmp_path, cha
     make_trainer(data, tmp_path).fit()
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     with pytest.raises(ValueError, match=first):
-        make_trainer(data, tmp_path, model=replace(MODEL, **change)).resume()
+        make_trainer(data, tmp_path, model=small(**change)).resume()
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
 
 def test_tied_weights_are_stored_once_and_stay_tied(tmp_path):  # known bug 11
-    path, model = tmp_path / "c.safetensors", GPT(MODEL)
+    path, model = tmp_path / "c.safetensors", GPT(small())
     save_checkpoint(path, model)
-    again = GPT(MODEL)
+    again = GPT(small())
     load_checkpoint(path, again)
     assert again.lm_head.weight is again.embedding.token.weight
     assert torch.equal(again.lm_head.weight, model.lm_head.weight)
@@ -1159,11 +1164,11 @@ def test_a_compiled_run_has_clean_checkpoints(data, tmp_path, monkeypatch):  # k
 
 
 def test_a_model_that_was_compiled_by_hand_is_stored_under_its_own_names(tmp_path):  # known bug 14
-    model, path = GPT(MODEL), tmp_path / "c.safetensors"
+    model, path = GPT(small()), tmp_path / "c.safetensors"
     assert any("_orig_mod" in name for name, _ in Compiled(model).named_parameters())
     save_checkpoint(path, Compiled(model), AdamW(model.parameters()))
     assert not [name for name in read_checkpoint(path)[0] if "_orig_mod" in name]
-    other = GPT(MODEL)
+    other = GPT(small())
     load_checkpoint(path, Compiled(other))
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters()))
 
@@ -1397,15 +1402,16 @@ def test_a_warm_up_of_any_length_up_to_the_run_trains(data, warmup):  # known bu
 @pytest.mark.parametrize(
     ("train", "val", "message"),
     [
-        (TokenDataset(torch.arange(50), 20), None, "train_data has context_length=20, but the model has 16;"),
-        (TokenDataset(torch.arange(51), 16), None, "train_data holds the id 50, and the model knows .* 49;"),
-        (TokenDataset(torch.arange(-1, 40), 16), None, "train_data holds the id -1,"),
+        ((torch.arange(50), 20), None, "train_data has context_length=20, but the model has 16;"),
+        ((torch.arange(51), 16), None, "train_data holds the id 50, and the model knows .* 49;"),
+        ((torch.arange(-1, 40), 16), None, "train_data holds the id -1,"),
         (None, None, "train_data must be a TokenDataset, not NoneType"),
-        (TokenDataset(torch.arange(50), 16), [], "val_data must be a TokenDataset, not list; .*=None"),
-        (TokenDataset(torch.arange(50), 16), TokenDataset(torch.arange(60), 16), "val_data holds the id 59"),
+        ((torch.arange(50), 16), [], "val_data must be a TokenDataset, not list; .*=None"),
+        ((torch.arange(50), 16), (torch.arange(60), 16), "val_data holds the id 59"),
     ],
 )
 def test_data_that_do_not_fit_the_model(tmp_path, train, val, message):  # known bug 22, for the empty list
+    train, val = (TokenDataset(*data) if isinstance(data, tuple) else data for data in (train, val))
     with pytest.raises(ValueError, match=message):
         make_trainer(train, tmp_path / "run", val)
     assert not (tmp_path / "run").exists()

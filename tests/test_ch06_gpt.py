@@ -107,7 +107,7 @@ def test_resume_goes_on_with_the_settings_of_the_run(run, tmp_path, capsys):
     history = [json.loads(line) for line in (copy / "metrics.jsonl").read_text().splitlines()]
     assert [metrics["step"] for metrics in history] == list(range(1, 31))
     assert newest_checkpoint(copy).name == "step-000030.safetensors"
-    assert gpt.run_settings(copy)[0] == gpt.PRESETS["tiny"][0]
+    assert gpt.run_settings(copy)[0] == gpt.preset_settings("tiny")[0]
 
 
 def test_options_come_from_the_dataclasses():
@@ -115,7 +115,7 @@ def test_options_come_from_the_dataclasses():
         [*TINY, "--steps", "7", "--grad-accum", "3", "--precision", "float16", "--n-layers", "5"]
     )
     assert (command.train.steps, command.train.grad_accum, command.train.precision) == (7, 3, "float16")
-    assert command.model.n_layers == 5 and command.model.d_model == gpt.PRESETS["tiny"][0].d_model
+    assert command.model.n_layers == 5 and command.model.d_model == gpt.PRESETS["tiny"][0]["d_model"]
 
 
 @pytest.mark.parametrize("command", ["train", *gpt.COMMANDS])
@@ -146,7 +146,7 @@ def test_the_commands_show_in_help(capsys):
 def test_presets_are_what_auto_picks(monkeypatch):
     for available, preset in ((False, "cpu"), (True, "cuda")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda a=available: a)
-        assert gpt.preset_settings("auto") == gpt.PRESETS[preset]
+        assert gpt.preset_settings("auto") == gpt.preset_settings(preset)
 
 
 def test_a_mac_gets_the_small_preset(monkeypatch):
@@ -175,7 +175,7 @@ def test_mixed_precision_and_accumulation_train(tmp_path, precision):
 
 
 def test_the_presets_have_the_architecture_of_the_real_model():
-    for config, _ in gpt.PRESETS.values():
+    for config, _ in map(gpt.preset_settings, gpt.PRESETS):
         assert (config.norm, config.activation, config.position) == ("rmsnorm", "swiglu", "rope")
 
 

@@ -681,7 +681,9 @@ def test_a_generator_makes_it_reproducible(options):
 class Counting(nn.Module):
     """Says the id after the last one, so a row that starts at 3 ends (id 9) after 6 steps."""
 
-    config = GPTConfig(10, 16, 2, 1, 1)
+    @property
+    def config(self):
+        return GPTConfig(10, 16, 2, 1, 1)
 
     def forward(self, ids, cache=None, padding=None, last_only=False):
         return F.one_hot((ids + 1) % 10, 10).float() * 100

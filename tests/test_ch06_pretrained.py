@@ -288,17 +288,22 @@ def test_another_role_is_refused(smollm2):
 # ---------------------------------------------------------------- GGUF: what may be wrong
 
 
-TINY = GPTConfig(
-    9, 16, d_model=32, n_heads=4, n_layers=2, n_kv_heads=2, d_ff=64, norm="rmsnorm", activation="swiglu",
-    position="rope", rope_theta=5000.0, norm_eps=1e-6, init_std=0.2,
+TINY = dict(
+    vocab_size=9, context_length=16, d_model=32, n_heads=4, n_layers=2, n_kv_heads=2, d_ff=64, norm="rmsnorm",
+    activation="swiglu", position="rope", rope_theta=5000.0, norm_eps=1e-6, init_std=0.2,
 )  # fmt: skip
+
+
+def tiny():
+    """A tiny Llama."""
+    return GPT(GPTConfig(**TINY))
 
 
 def tiny_tensors():
     """A tiny Llama under the names of a GGUF file: {name: float32 tensor}."""
-    ours = GPT(TINY).state_dict()
+    ours = tiny().state_dict()
     named = {"token_embd.weight": ours["embedding.token.weight"], "output_norm.weight": ours["norm.weight"]}
-    for layer in range(TINY.n_layers):
+    for layer in range(TINY["n_layers"]):
         for theirs, name in GGUF_NAMES.items():
             if not theirs.startswith(("attn_", "ffn_")):
                 continue
@@ -313,15 +318,15 @@ def tiny_gguf(tmp_path_factory):
     torch.manual_seed(0)
     ours, named = tiny_tensors()
     writer = gguf.GGUFWriter(path, "llama")
-    writer.add_context_length(TINY.context_length)
-    writer.add_embedding_length(TINY.d_model)
-    writer.add_head_count(TINY.n_heads)
-    writer.add_head_count_kv(TINY.n_kv_heads)
-    writer.add_block_count(TINY.n_layers)
-    writer.add_feed_forward_length(TINY.d_ff)
-    writer.add_layer_norm_rms_eps(TINY.norm_eps)
-    writer.add_rope_freq_base(TINY.rope_theta)
-    writer.add_token_list([chr(97 + n) for n in range(TINY.vocab_size)])
+    writer.add_context_length(TINY["context_length"])
+    writer.add_embedding_length(TINY["d_model"])
+    writer.add_head_count(TINY["n_heads"])
+    writer.add_head_count_kv(TINY["n_kv_heads"])
+    writer.add_block_count(TINY["n_layers"])
+    writer.add_feed_forward_length(TINY["d_ff"])
+    writer.add_layer_norm_rms_eps(TINY["norm_eps"])
+    writer.add_rope_freq_base(TINY["rope_theta"])
+    writer.add_token_list([chr(97 + n) for n in range(TINY["vocab_size"])])
     for name, tensor in named.items():
         writer.add_tensor(name, tensor.numpy().astype(np.float32))
     writer.write_header_to_file()
@@ -335,8 +340,8 @@ def test_a_gguf_file_gives_the_model_that_was_written(tiny_gguf):
     path, ours = tiny_gguf
     fields, tensors = read_gguf(path)
     config = config_from_gguf(fields)
-    assert replace(config, norm_eps=TINY.norm_eps, init_std=TINY.init_std) == TINY
-    assert config.norm_eps == pytest.approx(TINY.norm_eps)  # kept there as float32
+    assert replace(config, norm_eps=TINY["norm_eps"], init_std=TINY["init_std"]) == GPTConfig(**TINY)
+    assert config.norm_eps == pytest.approx(TINY["norm_eps"])  # kept there as float32
     found = build_model(config, from_gguf(tensors), device="cpu").state_dict()
     assert found.keys() == ours.keys()
     assert all(torch.equal(found[name], tensor) for name, tensor in ours.items())
@@ -428,7 +433,7 @@ def test_another_tokenizer(fields, change, message):
 def test_tensors_of_a_gguf_that_do_not_fit_are_named(change, message):
     named = {name: tensor for name, tensor in (tiny_tensors()[1] | change).items() if tensor is not None}
     with pytest.raises(ValueError, match=message):
-        build_model(TINY, from_gguf(named))
+        build_model(GPTConfig(**TINY), from_gguf(named))
 
 
 def no_package(monkeypatch, package):
@@ -611,7 +616,7 @@ def test_a_config_that_is_none(saved, tmp_path, text):
 
 def test_a_llama_is_no_gpt2(tmp_path):
     """Its ids would be read with GPT-2's vocabulary."""
-    save_pretrained(GPT(TINY), tmp_path / "llama")
+    save_pretrained(tiny(), tmp_path / "llama")
     with pytest.raises(ValueError, match="llama"):
         load_gpt2(tmp_path / "llama")
 
@@ -686,18 +691,25 @@ def test_a_model_trained_here_runs_in_transformers(trained, tmp_path, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
 
 
-GPT2_KIND = GPTConfig(60, 32, d_model=48, n_heads=4, n_layers=2, bias=True, init_std=0.2)
+GPT2_KIND = dict(vocab_size=60, context_length=32, d_model=48, n_heads=4, n_layers=2, bias=True, init_std=0.2)
+
+
+@pytest.fixture
+def config(request):
+    """The parameter `config` of a test, a dict of fields, as a GPTConfig."""
+    return GPTConfig(**request.param)
 
 
 @pytest.mark.parametrize(
     "config",
     [
         GPT2_KIND,
-        replace(GPT2_KIND, tie_weights=False, d_ff=80),
-        replace(TINY, vocab_size=60, context_length=32),
-        replace(TINY, vocab_size=60, context_length=32, tie_weights=False, n_kv_heads=None, d_ff=None),
+        dict(GPT2_KIND, tie_weights=False, d_ff=80),
+        dict(TINY, vocab_size=60, context_length=32),
+        dict(TINY, vocab_size=60, context_length=32, tie_weights=False, n_kv_heads=None, d_ff=None),
     ],
     ids=["gpt2", "gpt2-untied", "llama", "llama-untied"],
+    indirect=True,
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_export_of_each_kind(tmp_path, config, dtype):
@@ -711,13 +723,13 @@ def test_export_of_each_kind(tmp_path, config, dtype):
 
 
 def test_an_export_can_be_loaded_here_again(tmp_path):
-    model = GPT(GPT2_KIND).eval()
+    model = GPT(GPTConfig(**GPT2_KIND)).eval()
     again, _ = load_gpt2(save_pretrained(model, tmp_path / "m"), device="cpu")
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values()))
 
 
 def test_generate_with_a_folder_of_gpt2(tmp_path, capsys):
-    folder = save_pretrained(GPT(replace(GPT2_KIND, vocab_size=50257)), tmp_path / "m")
+    folder = save_pretrained(GPT(GPTConfig(**GPT2_KIND | {"vocab_size": 50257})), tmp_path / "m")
     for source in (folder, folder / "model.safetensors"):
         options = ["--max-new-tokens", "3", "--seed", "0", "--device", "cpu"]
         program.main(["generate", "--model", str(source), "--prompt", "Hello", *options])
@@ -731,7 +743,7 @@ def test_an_existing_folder_is_left_alone(trained, tmp_path, capsys, filled):
     if filled:
         (folder / "config.json").write_text("mine")
     with pytest.raises(FileExistsError, match="mine exists already; name a new folder"):
-        save_pretrained(GPT(TINY), folder)
+        save_pretrained(tiny(), folder)
     with pytest.raises(SystemExit) as stop:
         program.main(["export", "--model", str(trained), "--out", str(folder)])
     assert stop.value.code == 2 and "exists already" in capsys.readouterr().err
@@ -742,12 +754,13 @@ def test_an_existing_folder_is_left_alone(trained, tmp_path, capsys, filled):
 @pytest.mark.parametrize(
     "config",
     [
-        replace(TINY, position="learned"),
-        replace(GPT2_KIND, bias=False),
-        replace(GPT2_KIND, n_kv_heads=2),
-        replace(TINY, norm_position="post"),
+        dict(TINY, position="learned"),
+        dict(GPT2_KIND, bias=False),
+        dict(GPT2_KIND, n_kv_heads=2),
+        dict(TINY, norm_position="post"),
     ],
     ids=["rmsnorm-learned", "no-bias", "grouped", "post"],
+    indirect=True,
 )
 def test_a_model_that_is_neither_kind_writes_nothing(tmp_path, config):
     with pytest.raises(ValueError, match="no Hugging Face layout for .*GPT-2 needs .*Llama needs"):
@@ -762,12 +775,12 @@ def test_a_disk_that_is_full_leaves_nothing_half_written(tmp_path, monkeypatch):
 
     monkeypatch.setattr(pretrained, "save_file", full)
     with pytest.raises(OSError, match="no space left"):
-        save_pretrained(GPT(TINY), tmp_path / "m")
+        save_pretrained(tiny(), tmp_path / "m")
     assert not list(tmp_path.iterdir())
 
 
 def test_the_config_that_is_written_is_json_without_surprises(tmp_path):
-    config = json.loads((save_pretrained(GPT(TINY), tmp_path / "m") / "config.json").read_text())
+    config = json.loads((save_pretrained(tiny(), tmp_path / "m") / "config.json").read_text())
     assert (config["model_type"], config["vocab_size"], config["num_key_value_heads"]) == ("llama", 9, 2)
 
 

@@ -10,33 +10,10 @@ from pathlib import Path
 import nbformat
 import notebooks as tools
 import pytest
+from copies import copy_of_the_repository, run
 
 ROOT = tools.ROOT
 NOTEBOOKS = tools.notebook_paths()
-
-
-def run(*command, cwd=ROOT, **environment):
-    done = subprocess.run(
-        command,
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        env=os.environ | environment,
-    )
-    assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-    return done.stdout
-
-
-def copy_of_the_repository(folder):
-    """The files of the repository as git sees them, uncommitted ones included."""
-    listed = run("git", "ls-files", "--cached", "--others", "--exclude-standard", "-z").split("\0")
-    for name in filter(None, listed):
-        if (ROOT / name).is_file():
-            target = folder / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, target)
-    return folder
 
 
 # ---------------------------------------------------------------- the rules hold here
