@@ -19,9 +19,9 @@ import notebooks as tools
 import pytest
 import reader
 import yaml
+from copies import commit_all, copy_of_the_repository, run
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
-from test_repository import copy_of_the_repository, run
 
 ROOT = tools.ROOT
 GIT = ("git", "-c", "user.name=test", "-c", "user.email=test@example.org", "-c", "protocol.file.allow=always")
@@ -350,11 +350,9 @@ def setup_cell(chapter):
 @pytest.fixture(scope="session")
 def remote(tmp_path_factory):
     """The course as it would be fetched, and the environment in which git takes it for the real one."""
-    folder = copy_of_the_repository(tmp_path_factory.mktemp("a remote") / "course.git")
+    folder = commit_all(copy_of_the_repository(tmp_path_factory.mktemp("a remote") / "course.git"))
     settings = tools.course_settings()
-    run(*GIT, "init", "--quiet", "--initial-branch", settings["revision"], cwd=folder)
-    run(*GIT, "add", "--all", cwd=folder)
-    run(*GIT, "commit", "--quiet", "--message", "as it is", cwd=folder)
+    run("git", "branch", "--quiet", "--move", settings["revision"], cwd=folder)
     return {
         "GIT_CONFIG_COUNT": "1",
         "GIT_CONFIG_KEY_0": f"url.{folder.as_uri()}.insteadOf",

@@ -1,9 +1,6 @@
 """The repository itself: one source for every definition, and rules that catch what breaks it."""
 
-import os
 import re
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
