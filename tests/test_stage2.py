@@ -42,7 +42,8 @@ def pytest_command(*arguments):
 def outcomes(root, environment, *tests):
     """Run tests: {id: None when it passed, else the message of the error}."""
     report = root / "report.xml"
-    command = pytest_command("-pno:logging", "--tb=no", f"--junitxml={report}", *tests)  # faster
+    quick = ["-pno:logging", "--tb=no", "--no-summary"]  # what makes thousands of failures slow
+    command = pytest_command(*quick, f"--junitxml={report}", *tests)
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, env=os.environ | environment)
     assert done.returncode in (0, 1), done.stdout[-3000:]  # 1: some tests failed; 2: a file was not collected
     found = {}
@@ -88,18 +89,16 @@ def test_an_emptied_course_fails_test_by_test(copy, colab):
 
 def test_a_function_that_is_written_again_passes_its_tests(copy, colab):
     """As at home: write in the notebook, export, run the chapter's tests."""
-    assert empty(copy, "ch03_attention").returncode == 0
-    before = outcomes(copy, colab, "tests/test_ch03_attention.py")
+    assert empty(copy, "ch02_embeddings", "ch03_attention").returncode == 0  # some tests use both
     notebook = tools.read_notebook(copy / NOTEBOOK)
     cell = next(cell for cell in notebook.cells if "\ndef softmax(" in cell.source and RAISE in cell.source)
     body = "e = (x - x.amax(dim, keepdim=True)).exp()\n    return e / e.sum(dim, keepdim=True)"
     cell.source = cell.source.replace(RAISE, body)
     tools.write_notebook(notebook, copy / NOTEBOOK)
     tools.export_all(copy, only=[NOTEBOOK])
-    after = outcomes(copy, colab, "tests/test_ch03_attention.py")
-    changed = {name for name in before if before[name] != after[name]}
-    assert changed == {name for name in before if "::test_softmax_" in name} and len(changed) > 5
-    assert not any(before[name] is None or after[name] for name in changed)
+    found = outcomes(copy, colab, "tests/test_ch03_attention.py")
+    passed = {name for name, message in found.items() if message is None}
+    assert passed == {name for name in found if "::test_softmax_" in name} and len(passed) > 5
 
 
 def test_a_test_of_each_chapter_passes_on_colab(colab):
