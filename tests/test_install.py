@@ -9,6 +9,7 @@ import sys
 import tomllib
 import zipfile
 from importlib.metadata import distribution
+from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 
@@ -39,6 +40,8 @@ def lines(name, root=ROOT):
     text = (root / name).read_text(encoding="utf-8")
     return [line.split(" --hash")[0] for line in text.splitlines() if re.match(r"\w", line)]
 
+
+needs_pip = pytest.mark.skipif(not find_spec("pip"), reason="there is no pip in an environment of uv's")
 
 # ---------------------------------------------------------------- the lock
 
@@ -132,6 +135,7 @@ def test_the_lock_is_written_to_both_places(tmp_path):
     assert uv["package"] is False
 
 
+@needs_pip
 def test_the_modules_can_be_installed_as_a_package(tmp_path):
     """`pip install .` brings the chapters' modules."""
     copy_of_the_repository(tmp_path / "course")
@@ -175,17 +179,20 @@ def failed_install(folder, requirements, **environment):
     return errors[0]
 
 
+@needs_pip
 def test_no_build_for_this_python(tmp_path):
     shown = failed_install(tmp_path, "nothing-of-that-name\n")
     assert "error: nothing-of-that-name has no build for Python" in shown
     assert "make chat PYTHON=python3.13" in shown and "make chat PINS=" in shown
 
 
+@needs_pip
 def test_a_version_that_is_not_there(tmp_path):
     wheel(tmp_path, "thing", "1.0")
     assert "error: thing==2.0 has no build for Python" in failed_install(tmp_path, "thing==2.0\n")
 
 
+@needs_pip
 def test_versions_that_do_not_go_together(tmp_path):
     wheel(tmp_path, "one", "1.0", ["base==1.0"])
     wheel(tmp_path, "two", "1.0", ["base==2.0"])
@@ -194,12 +201,14 @@ def test_versions_that_do_not_go_together(tmp_path):
     assert "do not go together" in shown and shown.endswith("make chat PINS=")
 
 
+@needs_pip
 def test_a_file_with_another_hash(tmp_path):
     wheel(tmp_path, "thing", "1.0")
     shown = failed_install(tmp_path, f"thing==1.0 --hash=sha256:{'0' * 64}\n")
     assert "differs from the one that wanted.txt names by its hash" in shown and "cache purge" in shown
 
 
+@needs_pip
 def test_no_network(tmp_path):
     """The port of this machine that nobody listens on stands for a network that is not there."""
     nobody = {
@@ -212,6 +221,7 @@ def test_no_network(tmp_path):
     assert "the package index could not be reached; go online, or name a proxy or a mirror" in shown
 
 
+@needs_pip
 def test_pip_that_says_nothing_we_know(tmp_path):
     shown = failed_install(tmp_path, "-r not-there.txt\n")
     assert "pip could not install wanted.txt, and its last words above say why" in shown
@@ -329,6 +339,7 @@ def test_only_a_file_with_torch_has_news(calls, capsys):
     )
 
 
+@needs_pip
 def test_pip_shows_its_progress():
     """No --quiet on the way from make to pip, and its standard output is not caught."""
     assert "quiet" not in (ROOT / "Makefile").read_text(encoding="utf-8")
@@ -480,6 +491,7 @@ def test_what_is_missing_is_found_by_name(tmp_path):
         )
 
 
+@needs_pip
 def test_a_failing_installation_is_one_sentence(copy):
     with open(copy / "requirements.txt", "a", encoding="utf-8") as file:
         file.write("nothing-of-that-name\n")
@@ -729,6 +741,7 @@ def test_make_help_lists_every_target(copy):
 
 
 @needs_make
+@needs_pip
 @pytest.mark.parametrize("failing", ["requirements-data.txt", "requirements.txt"])
 def test_make_says_when_an_installation_fails(copy, failing):
     """The file asks for what is nowhere: one sentence that names it, and no stamp."""
@@ -775,6 +788,7 @@ def test_the_container_installs_with_make():
     )
 
 
+@needs_pip
 @pytest.mark.skipif(os.name == "nt", reason="needs bash")
 def test_binder_installs_all_that_the_notebooks_need(copy):
     """postBuild as Binder runs it, with what is installed here in the place of a network."""
