@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['Surprise', 'cross_entropy', 'perplexity', 'bits_per_byte', 'AdamW', 'parameter_groups', 'warmup_cosine',
-           'clip_grad_norm_', 'pick_device', 'pick_precision', 'practice_run', 'mps_agrees']
+           'clip_grad_norm_', 'practice_run', 'mps_agrees', 'pick_device', 'pick_precision']
 
 # %% ch05_training.ipynb #2438896d
 import functools  # noqa: F811
@@ -149,36 +149,6 @@ def clip_grad_norm_(params, max_norm):
     torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1.0))
     return norm
 
-# %% ch05_training.ipynb #b0564ef4
-def pick_device(name="auto"):
-    """The device of a name; "auto": cuda when there is one, else mps when `mps_agrees`, else cpu.
-
-    ValueError when the device is not there.
-    """
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() and mps_agrees() else "cpu")
-    try:
-        device = torch.empty(0, device=name).device
-        if device.type == "meta":
-            raise RuntimeError("it holds no numbers")
-        return device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"device {name!r} is not available here; use device='cpu', or --device cpu ({reason})"
-        ) from None
-
-
-def pick_precision(name, device):
-    """The dtype of a name; "auto": bfloat16 on CUDA from capability 8.0, float16 below, else float32."""
-    if name != "auto":
-        return getattr(torch, name)
-    if device.type != "cuda":
-        return torch.float32
-    return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
-
 # %% ch05_training.ipynb #5be0936f
 def practice_run(device):
     """{what: numbers} of three training steps of a tiny GPT on a device: losses, gradients, weights after.
@@ -226,3 +196,33 @@ def mps_agrees(tolerance=1e-4):
     way_out = "force it with device='mps', or --device mps"
     print(f"auto stays on the CPU although there is mps: {reason}; {way_out}", file=sys.stderr)
     return False
+
+# %% ch05_training.ipynb #b0564ef4
+def pick_device(name="auto"):
+    """The device of a name; "auto": cuda when there is one, else mps when `mps_agrees`, else cpu.
+
+    ValueError when the device is not there.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() and mps_agrees() else "cpu")
+    try:
+        device = torch.empty(0, device=name).device
+        if device.type == "meta":
+            raise RuntimeError("it holds no numbers")
+        return device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"device {name!r} is not available here; use device='cpu', or --device cpu ({reason})"
+        ) from None
+
+
+def pick_precision(name, device):
+    """The dtype of a name; "auto": bfloat16 on CUDA from capability 8.0, float16 below, else float32."""
+    if name != "auto":
+        return getattr(torch, name)
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16

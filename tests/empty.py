@@ -82,18 +82,25 @@ def git(*arguments):
 
 def refusal(chapters):
     """Why these chapters cannot be emptied, in one sentence; None when they can."""
-    for name in chapters or ["(no name)"]:
+    for name in chapters:
         if name not in CHAPTERS:
             return f"{name} is not a chapter; name one or more of {', '.join(CHAPTERS)}"
     try:
         changed = git("status", "--porcelain", "--untracked-files=no", "--", *chapters)
     except (OSError, subprocess.CalledProcessError):
         return "git does not know this folder, so it could not bring ours back; get the course with git clone"
-    return changed and f"{changed[0][3:]} has changes that are not committed; commit them, or run: git stash"
+    return changed and (
+        f"{changed[0][3:]} has changes that are not committed; keep them with git commit or git stash, "
+        f"or start over with: git checkout {relpath(ROOT / chapters[0])}"
+    )
 
 
 def main(chapters):
     """Empty chapters, and say how to go on; returns the exit code."""
+    if not chapters or chapters[0] in ("-h", "--help"):
+        print(__doc__)
+        return 0 if chapters else 2
+    chapters = [basename(name.rstrip("/\\")) for name in chapters]  # as Tab completes them
     if reason := refusal(chapters):
         print(f"error: {reason}", file=sys.stderr)
         return 2
@@ -105,8 +112,8 @@ def main(chapters):
         tests = " ".join(relpath(path) for path in sorted(ROOT.glob(f"tests/test_{chapter[:4]}*.py")))
         print(f"emptied: {', '.join(names)}")
         print("  write in the notebook and run: make export (on Colab: write in the modules)")
-        print(f"  test with: {sys.orig_argv[0]} -m pytest -o addopts= {tests}")
-        print(f"  ours come back with: git checkout {relpath(ROOT / chapter)}")
+        print(f"  test, up to the first that fails: {sys.orig_argv[0]} -m pytest -o addopts= -q -x {tests}")
+        print(f"  ours come back, and yours go, with: git checkout {relpath(ROOT / chapter)}")
     return 0
 
 

@@ -38,8 +38,8 @@ def announcement(command):
         return None
     return (
         "This machine shows no NVIDIA card, and on Linux PyTorch brings all that such cards need: "
-        "2.8 GB to download, 5.1 GB on the disk.\nPyTorch's CPU build does the same here with 0.4 GB "
-        "and 1.5 GB. "
+        "2.8 GB to download, 5.1 GB on the disk.\nPyTorch's CPU build does the same here with 0.3 GB "
+        "and 1.3 GB. "
         f"To take it, press Ctrl-C now and run: {command} TORCH=cpu"
     )
 
@@ -56,6 +56,11 @@ def installed(package):
 
 # What pip writes to standard error, the surest sign first: (pattern, what failed, the way out).
 SIGNS = (
+    (
+        "No module named pip",
+        "{prefix} has no pip, as when uv has made it",
+        "go on with uv as the README says, or install anew: make clean, then {command}",
+    ),
     (
         "DO NOT MATCH THE HASHES",
         "a file differs from the one that {file} names by its hash",

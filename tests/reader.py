@@ -19,28 +19,48 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def copy_notebooks(root=ROOT):
-    """Copy the notebooks that mine/ lacks; returns a line for each one that the course has renewed since."""
-    mine, renewed = root / "mine", []
+    """Copy the notebooks that mine/ lacks; returns what there is to say about it, a line each."""
+    mine, lines, copied = root / "mine", [], 0
     mine.mkdir(exist_ok=True)
     record = mine / ".copied.json"  # {notebook: digest of what was copied}
-    digests = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+    try:
+        digests = json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # not there yet, or damaged: then nobody is told that a copy is old
+        digests = {}
     for path in sorted(root.glob("ch*/*.ipynb")) + sorted(root.glob("appendix/*/*.ipynb")):
         name, copy = path.relative_to(root).as_posix(), mine / path.relative_to(root)
-        digest = digest_of(path)
+        course = the_courses(root, name)
         if not copy.exists():
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, copy)
-            digests[name] = digest
-        elif digests.get(name, digest) != digest:
-            renewed.append(f"The course has a newer {name} than your mine/{name}; rename yours to get it.")
-    record.write_text(json.dumps(digests, indent=1), encoding="utf-8")
-    return renewed
+            write_whole(copy, course)
+            digests[name], copied = digest_of(course), copied + 1
+        elif digests.get(name, digest_of(course)) != digest_of(course):
+            lines.append(f"The course has a newer {name} than your mine/{name}; rename yours to get it.")
+    write_whole(record, json.dumps(digests, indent=1).encode())
+    return [f"{copied} notebooks copied to mine/."] * bool(copied) + lines
+
+
+def the_courses(root, name):
+    """A notebook as the course has it, in bytes, whatever the reader did to the file."""
+    try:
+        return subprocess.run(
+            ["git", "show", f"HEAD:./{name}"], cwd=root, capture_output=True, check=True
+        ).stdout
+    except (OSError, subprocess.CalledProcessError):  # no git, or a notebook that it does not know yet
+        return (root / name).read_bytes()
+
+
+def write_whole(path, data):
+    """Write a file so that it is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(data)
+    part.replace(path)
 
 
 def digest_of(notebook):
-    """A digest of what the cells say, whatever they printed."""
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    return hashlib.sha256(json.dumps([cell["source"] for cell in cells]).encode()).hexdigest()
+    """A digest of what the cells of a notebook (bytes) say, whatever they printed."""
+    sources = [cell["source"] for cell in json.loads(notebook)["cells"]]
+    return hashlib.sha256(json.dumps(sources).encode()).hexdigest()
 
 
 class GitFailed(Exception):
@@ -65,11 +85,16 @@ def names(root, *arguments):
 
 
 def in_the_way(root):
-    """The files that an update would write and that the reader changed, or made."""
+    """The files that an update would write and that the reader changed, or made.
+
+    With one file of a folder go all that were changed there: a notebook and its modules belong together.
+    """
     new = names(root, "diff", "--name-only", "--no-renames", "HEAD", "@{upstream}")
     changed = names(root, "diff", "--name-only", "--no-renames", "HEAD")
+    folders = {Path(name).parent for name in new & changed} - {Path(".")}
+    together = {name for name in changed if Path(name).parent in folders}
     made = new - names(root, "ls-tree", "-r", "--name-only", "HEAD")
-    return sorted(name for name in (new & changed) | made if (root / name).is_file())
+    return sorted(name for name in (new & changed) | together | made if (root / name).is_file())
 
 
 def move_away(root, files):
@@ -90,7 +115,7 @@ def update(root=ROOT):
     """Bring the course up to date; GitFailed says what is in the way. Only files in its way are touched."""
     git(root, "rev-parse", "--git-dir", way_out="clone the course anew, and copy mine/ and runs/ there")
     git(root, "rev-parse", "@{upstream}", way_out="go back to the course's branch with: git switch main")
-    git(root, "fetch", way_out="updates need a network")
+    git(root, "fetch", way_out="an update needs a network, and the address that this shows: git remote -v")
     if git(root, "rev-parse", "HEAD") == git(root, "rev-parse", "@{upstream}"):
         print("The course is up to date.")
         return

@@ -25,6 +25,7 @@ from packaging.markers import default_environment
 from packaging.requirements import Requirement
 
 ROOT = tools.ROOT
+NOTEBOOK = Path("ch03_attention/ch03_attention.ipynb")
 GIT = ("git", "-c", "user.name=test", "-c", "user.email=test@example.org", "-c", "protocol.file.allow=always")
 # pip without this machine's settings and without a network: what a test sees is the same everywhere
 OFFLINE = {
@@ -236,6 +237,7 @@ NONE_AT_ALL = """WARNING: Retrying after connection broken by NewConnectionError
 ERROR: Could not find a version that satisfies the requirement torch (from versions: none)
 ERROR: No matching distribution found for torch"""
 WORDS = {
+    "/x/.venv/bin/python: No module named pip": "has no pip, as when uv has made it",
     "OSError: [Errno 28] No space left on device": "the disk is full: ",
     "OSError: [WinError 112] There is not enough space on the disk": "make gpt TORCH=cpu",
     "error: externally-managed-environment": "pip may not write into ",
@@ -582,21 +584,35 @@ def test_saved_notebooks_do_not_turn_the_tests_red(copy):
 
 
 def test_copies_are_made_once_and_never_overwritten(copy):
-    assert reader.copy_notebooks(copy) == []
+    commit_all(copy)
     names = [path.as_posix() for path in tools.notebook_paths(copy)]
+    run_and_saved(copy / names[3])  # the copy is the course's notebook all the same
+    assert reader.copy_notebooks(copy) == [f"{len(names)} notebooks copied to mine/."]
     mine = {name: copy / "mine" / name for name in names}
-    assert all(path.exists() for path in mine.values()) and len(mine) >= len(tools.CHAPTERS)
+    assert all(path.read_bytes() == (ROOT / name).read_bytes() for name, path in mine.items())
     for path in mine.values():
         run_and_saved(path)
     before = {name: path.read_bytes() for name, path in mine.items()}
+    append_cell(copy / names[2])  # what a reader writes in place makes no newer course
     assert reader.copy_notebooks(copy) == []
+    run("git", "checkout", "--quiet", ".", cwd=copy)
     mine[names[0]].unlink()
     append_cell(copy / names[0]), append_cell(copy / names[1]), run_and_saved(copy / names[2])
-    assert reader.copy_notebooks(copy) == [  # one line for what is new, none for what was only run
-        f"The course has a newer {names[1]} than your mine/{names[1]}; rename yours to get it."
-    ]
+    run(*GIT, "commit", "--all", "--quiet", "--message", "new", cwd=copy)
+    newer = f"The course has a newer {names[1]} than your mine/{names[1]}; rename yours to get it."
+    assert reader.copy_notebooks(copy) == [
+        "1 notebooks copied to mine/.",
+        newer,
+    ]  # none for what was only run
     assert mine[names[0]].exists() and all(mine[name].read_bytes() == before[name] for name in names[1:])
+    (copy / "mine" / ".copied.json").write_text("half a rec")
+    assert reader.copy_notebooks(copy) == []
     assert tools.notebook_paths(copy) == [Path(name) for name in names], "copies are no part of the course"
+
+
+def test_copies_without_git(copy):
+    assert len(reader.copy_notebooks(copy)) == 1  # not a clone: the files themselves
+    assert (copy / "mine" / NOTEBOOK).read_bytes() == (copy / NOTEBOOK).read_bytes()
 
 
 def append_cell(path):
@@ -625,7 +641,7 @@ def publish(upstream, **files):
 
 def test_a_reader_in_copies_can_pull(clone):
     folder, upstream = clone
-    reader.copy_notebooks(folder)
+    assert len(reader.copy_notebooks(folder)) == 1
     for path in (folder / "mine").rglob("*.ipynb"):
         run_and_saved(path)
     publish(upstream)
@@ -661,6 +677,25 @@ def test_without_an_update_nothing_moves(clone, capsys):
     assert run("git", "diff", cwd=folder) == before and not (folder / "mine").exists()
 
 
+def test_a_notebook_and_its_modules_move_together(clone):
+    """In stage 2 both are changed; half a chapter of the course's and half of the reader's fits nowhere."""
+    folder, upstream = clone
+    one, module = (
+        folder / "ch01_tokenization" / "ch01_tokenization.ipynb",
+        folder / "ch01_tokenization" / "corpus.py",
+    )
+    append_cell(one), module.write_text("# mine")
+    (folder / "ch02_embeddings" / "embeddings.py").write_text("# mine too")
+    publish(upstream)
+    reader.update(folder)
+    moved = next((folder / "mine").glob("changed-*")) / "ch01_tokenization"
+    assert sorted(path.name for path in moved.iterdir()) == ["ch01_tokenization.ipynb", "corpus.py"]
+    assert (moved / "corpus.py").read_text() == "# mine" and module.read_bytes() == (
+        ROOT / "ch01_tokenization/corpus.py"
+    ).read_bytes()
+    assert (folder / "ch02_embeddings" / "embeddings.py").read_text() == "# mine too"
+
+
 def in_the_way(folder, upstream, kind):
     """Something that an update cannot go on from."""
     publish(upstream)
@@ -675,7 +710,7 @@ def in_the_way(folder, upstream, kind):
 
 
 HINTS = {
-    "no network": "updates need a network",
+    "no network": "an update needs a network",
     "commits of its own": "git pull --rebase joins them",
     "another branch": "git switch main",
     "no clone": "clone the course anew",
