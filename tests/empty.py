@@ -82,24 +82,25 @@ def git(*arguments):
 
 def refusal(chapters):
     """Why these chapters cannot be emptied, in one sentence; None when they can."""
-    for name in chapters:
+    for name in chapters or ["nothing"]:
         if name not in CHAPTERS:
             return f"{name} is not a chapter; name one or more of {', '.join(CHAPTERS)}"
     try:
         changed = git("status", "--porcelain", "--untracked-files=no", "--", *chapters)
     except (OSError, subprocess.CalledProcessError):
         return "git does not know this folder, so it could not bring ours back; get the course with git clone"
-    return changed and (
-        f"{changed[0][3:]} has changes that are not committed; keep them with git commit or git stash, "
-        f"or start over with: git checkout {relpath(ROOT / chapters[0])}"
-    )
+    if not changed:
+        return None
+    name = changed[0][3:]
+    start_over = f"git checkout {relpath(ROOT / name.split('/')[0])}"
+    return f"{name} has changes; keep them with git commit or git stash, or start over with: {start_over}"
 
 
 def main(chapters):
     """Empty chapters, and say how to go on; returns the exit code."""
-    if not chapters or chapters[0] in ("-h", "--help"):
+    if chapters in (["-h"], ["--help"]):
         print(__doc__)
-        return 0 if chapters else 2
+        return 0
     chapters = [basename(name.rstrip("/\\")) for name in chapters]  # as Tab completes them
     if reason := refusal(chapters):
         print(f"error: {reason}", file=sys.stderr)

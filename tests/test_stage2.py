@@ -141,9 +141,12 @@ def test_uncommitted_work_is_left_alone(copy, name):
     before = snapshot(copy)
     done = empty(copy, "ch02_embeddings", "ch03_attention")
     assert done.returncode == 2 and done.stdout == "" and snapshot(copy) == before
-    assert done.stderr.startswith(f"error: {name} has changes that are not committed; commit them, or")
-    assert "git stash" in done.stderr and done.stderr.count("\n") == 1
-    assert empty(copy, "ch02_embeddings").returncode == 0  # another chapter is free
+    assert done.stderr.startswith(f"error: {name} has changes; keep them with git commit or git stash, or ")
+    assert (
+        done.stderr.endswith("start over with: git checkout ch03_attention\n")
+        and done.stderr.count("\n") == 1
+    )
+    assert empty(copy, "ch02_embeddings/").returncode == 0  # another is free, named as Tab completes it
 
 
 @pytest.mark.parametrize("chapters", [["ch03"], ["ch02_embeddings", "ch99_rest"], ["tests"], []])
