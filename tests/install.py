@@ -170,9 +170,12 @@ def pip(options, file, command=None):
 
 def install(file, options, command):
     """Install a requirements file for make."""
+    switch = os.environ.get("TORCH", "")
+    if switch not in ("", "cpu"):
+        sys.exit(f"error: TORCH={switch} is unknown; give TORCH=cpu for PyTorch's CPU build, or leave it out")
     if "torch" in names(file):
         # who has the CPU build keeps it, also when an update brings another version
-        if os.environ.get("TORCH") == "cpu" or installed("torch").endswith("+cpu"):
+        if switch == "cpu" or installed("torch").endswith("+cpu"):
             index = os.environ.get("TORCH_CPU_INDEX") or CPU_INDEX
             pip(["--no-deps", "--index-url", index, "torch", *options], file, command)
         elif news := announcement(command):

