@@ -472,10 +472,20 @@ def test_a_notebook_alone_without_a_network(tmp_path, git):
     )
     sentence = kernel(tmp_path, code, **NOWHERE, **path).splitlines()[-1]
     assert sentence.startswith(
-        "the course is not here and could not be fetched; with a network, run in a terminal: "
+        "the course is not here and could not be fetched; with a network and a free name, in a terminal: "
     )
     assert f"git clone {tools.course_settings()['repository']}" in sentence
     assert [path.name for path in tmp_path.iterdir()] == ["bin"]
+
+
+def test_another_folder_of_that_name_is_left_alone(tmp_path, remote):
+    (tmp_path / "course").mkdir()
+    (tmp_path / "course" / "mine.txt").write_text("something else")
+    code = (
+        f"try:\n    exec({setup_cell('ch02_embeddings')!r})\nexcept RuntimeError as error:\n    print(error)"
+    )
+    assert "with a network and a free name" in kernel(tmp_path, code, **remote).splitlines()[-1]
+    assert [path.name for path in (tmp_path / "course").iterdir()] == ["mine.txt"]
 
 
 def test_a_python_without_pytorch_is_named(monkeypatch):
