@@ -9,7 +9,6 @@ import sys
 import tomllib
 import zipfile
 from importlib.metadata import distribution
-from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 
@@ -42,7 +41,10 @@ def lines(name, root=ROOT):
     return [line.split(" --hash")[0] for line in text.splitlines() if re.match(r"\w", line)]
 
 
-needs_pip = pytest.mark.skipif(not find_spec("pip"), reason="there is no pip in an environment of uv's")
+# Asked of the metadata: find_spec("pip") makes setuptools give up its distutils, and torch.compile then fails.
+needs_pip = pytest.mark.skipif(
+    not install.installed("pip"), reason="there is no pip in an environment of uv's"
+)
 
 # ---------------------------------------------------------------- the lock
 
