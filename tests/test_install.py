@@ -41,7 +41,7 @@ def lines(name, root=ROOT):
     return [line.split(" --hash")[0] for line in text.splitlines() if re.match(r"\w", line)]
 
 
-# Asked of the metadata: find_spec("pip") makes setuptools give up its distutils, and torch.compile then fails.
+# Asked of the metadata: find_spec("pip") makes setuptools drop its distutils, and torch.compile then fails.
 needs_pip = pytest.mark.skipif(
     not install.installed("pip"), reason="there is no pip in an environment of uv's"
 )
