@@ -60,7 +60,7 @@ lock: .venv/dev  ## renew the pinned versions, for every Python and platform; ne
 
 clean:  ## remove .venv and caches; runs/ stays
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis
-	find . -name __pycache__ -o -name .ipynb_checkpoints | while read -r folder; do rm -rf "$$folder"; done
+	find . \( -path ./mine -o -path ./runs \) -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
 
 # One stamp file for each set of packages, written only when the whole installation went through.
 .venv/course: requirements.txt requirements-data.txt constraints.txt

@@ -46,7 +46,8 @@ def body_range(function, lines):
     nodes = [node for node in ast.walk(statements[0]) if hasattr(node, "lineno")]
     start, column = min((node.lineno - 1, node.col_offset) for node in nodes)  # a decorator comes first
     head = lines[start].encode()[:column].decode().rstrip(" @")
-    while not head and is_comment(lines[start - 1]):
+    above = function.body[0].end_lineno if len(statements) < len(function.body) else function.lineno
+    while not head and start > above and is_comment(lines[start - 1]):
         start -= 1
     end = function.end_lineno
     while end < len(lines) and is_comment(lines[end], deeper_than=function.col_offset):

@@ -77,11 +77,6 @@ SIGNS = (
         "make the folder yours, or clone the course to where you may write",
     ),
     (
-        "ResolutionImpossible|conflicting dependencies|resolution-too-deep",
-        "the pinned versions do not go together on Python {python}",
-        "take the newest version of everything: {command} PINS=",
-    ),
-    (
         "CERTIFICATE_VERIFY_FAILED|SSLError",
         "the package index showed a certificate that is not trusted here, as a company's proxy does",
         "name the company's certificates: {pip} config set global.cert FILE; or take another network",
@@ -94,7 +89,15 @@ SIGNS = (
         "global.index-url ...), then {command}; what was downloaded is kept",
     ),
 )
-NO_BUILD = re.compile(r"No matching distribution found for (\S+)|Failed to build[^\w]+([\w.-]+)")
+CONFLICT = (
+    "ResolutionImpossible|conflicting dependencies|resolution-too-deep",
+    "the versions that were asked for do not go together on Python {python}",
+    "take the newest version of everything: {command} PINS=",
+)
+# The second: a single package that cannot be installed has no build of the version in constraints.txt.
+NO_BUILD = re.compile(
+    r"No matching distribution found for (\S+)|Cannot install (\S+) because|Failed to build[^\w]+([\w.-]+)"
+)
 OTHER = (
     "pip could not install {file}, and its last words above say why",
     "take the newest version of everything: {command} PINS=; or its commands one by one, README "
@@ -132,10 +135,10 @@ def diagnosis(said, file, command=None):
 
     command: what the reader typed; None in a notebook, where the cell can be run again.
     """
-    failed, way_out = OTHER
+    failed, way_out = OTHER if not re.search(CONFLICT[0], said) else CONFLICT[1:]
     missing = NO_BUILD.search(said)
     if missing:
-        failed, way_out = no_build(next(filter(None, missing.groups())))
+        failed, way_out = no_build(next(filter(None, missing.groups())).replace("{", "{{").replace("}", "}}"))
     for pattern, *sign in SIGNS:
         # without a network there are no versions to choose from; where some are listed, there was one
         if re.search(pattern, said) and not (missing and "(from versions: " in said.replace(": none)", "")):
@@ -177,7 +180,10 @@ def install(file, options, command):
         # who has the CPU build keeps it, also when an update brings another version
         if switch == "cpu" or installed("torch").endswith("+cpu"):
             index = os.environ.get("TORCH_CPU_INDEX") or CPU_INDEX
-            pip(["--no-deps", "--index-url", index, "torch", *options], file, command)
+            # pip would take the CUDA build that is there for good enough
+            cuda = sys.platform == "linux" and installed("torch") and not installed("torch").endswith("+cpu")
+            force = ["--force-reinstall"] if cuda else []
+            pip(["--no-deps", *force, "--index-url", index, "torch", *options], file, command)
         elif news := announcement(command):
             print(news, flush=True)
             time.sleep(10 if sys.stdin.isatty() else 0)
@@ -218,7 +224,10 @@ def install_missing(files):
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--missing"]:
-        install_missing(sys.argv[2:])
-    else:
-        install(sys.argv[1], sys.argv[2:], os.environ.get("COMMAND") or "make gpt")
+    try:
+        if sys.argv[1:2] == ["--missing"]:
+            install_missing(sys.argv[2:])
+        else:
+            install(sys.argv[1], sys.argv[2:], os.environ.get("COMMAND") or "make gpt")
+    except KeyboardInterrupt:
+        sys.exit(130)

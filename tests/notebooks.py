@@ -63,7 +63,8 @@ sys.modules.pop("previous_chapters", None)  # in case this kernel was in another
 install = [sys.executable, "tests/install.py", "--missing", *FILES]
 done = subprocess.run(install, cwd=courses[0], stderr=subprocess.PIPE, text=True)
 if done.returncode:
-    raise RuntimeError(done.stderr.strip().splitlines()[-1])"""
+    print(done.stderr)
+    raise RuntimeError((done.stderr.strip().splitlines() or ["the installation was stopped"])[-1])"""
 
 # What every chapter needs, and the chapters that read the pre-trained model besides.
 REQUIREMENTS = ("requirements.txt", "requirements-data.txt")

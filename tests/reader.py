@@ -91,15 +91,17 @@ def in_the_way(root):
     """
     new = names(root, "diff", "--name-only", "--no-renames", "HEAD", "@{upstream}")
     changed = names(root, "diff", "--name-only", "--no-renames", "HEAD")
+    known = names(root, "ls-tree", "-r", "--name-only", "HEAD")
     folders = {Path(name).parent for name in new & changed} - {Path(".")}
-    together = {name for name in changed if Path(name).parent in folders}
-    made = new - names(root, "ls-tree", "-r", "--name-only", "HEAD")
+    together = {name for name in changed & known if Path(name).parent in folders}
+    made = new - known
     return sorted(name for name in (new & changed) | together | made if (root / name).is_file())
 
 
 def move_away(root, files):
     """Move files of the reader's to a new folder in mine/ and put back what git has; returns the folder."""
     folder = root / "mine" / time.strftime("changed-%Y-%m-%d-%H%M%S")
+    folder.mkdir(parents=True)  # an error when there is one of that second: nothing is overwritten
     for name in files:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(root / name, folder / name)
@@ -107,6 +109,7 @@ def move_away(root, files):
     if tracked:
         git(root, "checkout", "HEAD", "--", *tracked)
     for name in set(files) - set(tracked):
+        git(root, "reset", "--quiet", "--", name)  # in case it was staged
         (root / name).unlink()
     return folder
 
@@ -126,7 +129,7 @@ def update(root=ROOT):
     if files := in_the_way(root):
         folder = move_away(root, files).relative_to(root).as_posix()
         print(f"{', '.join(files)}: the course has a newer one; yours is now in {folder}.")
-    print(git(root, "merge", "--ff-only", "@{upstream}"), end="")
+    print(git(root, "merge", "--ff-only", "--no-overwrite-ignore", "@{upstream}"), end="")
     print("\n".join(copy_notebooks(root)))
 
 

@@ -166,11 +166,11 @@ def wheel(folder, name, version, requires=()):
     return path
 
 
-def failed_install(folder, requirements, **environment):
+def failed_install(folder, requirements, *options, **environment):
     """Run install.py on a requirements file that cannot be installed; returns its last line."""
     (folder / "wanted.txt").write_text(requirements)
     done = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "install.py"), "wanted.txt", "--dry-run"],
+        [sys.executable, str(ROOT / "tests" / "install.py"), "wanted.txt", "--dry-run", *options],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -221,8 +221,18 @@ def test_no_network(tmp_path):
         "PIP_RETRIES": "1",
         "PIP_FIND_LINKS": "",
     }
-    shown = failed_install(tmp_path, "thing\n", **nobody)
-    assert "the package index could not be reached; go online, or name a proxy or a mirror" in shown
+    (tmp_path / "pins.txt").write_text("thing==1.0\n")
+    for options in ((), ("-c", "pins.txt")):
+        shown = failed_install(tmp_path, "thing>=0.1\n", *options, **nobody)
+        assert "the package index could not be reached; go online, or name a proxy or a mirror" in shown
+
+
+@needs_pip
+def test_a_pinned_version_without_a_build(tmp_path):
+    wheel(tmp_path, "thing", "1.0")
+    (tmp_path / "pins.txt").write_text("thing==2.0\n")
+    shown = failed_install(tmp_path, "thing>=0.1\n", "-c", "pins.txt")
+    assert "thing>=0.1 has no build for Python" in shown and "make chat PINS=" in shown
 
 
 @needs_pip
@@ -316,16 +326,24 @@ def calls(monkeypatch):
 
 @pytest.mark.parametrize(
     ("switch", "torch", "cpu"),
-    [("cpu", "", True), ("", "2.12.0+cpu", True), ("", "", False), ("", "2.13.0", False)],
+    [
+        ("cpu", "", True),
+        ("cpu", "2.13.0", True),
+        ("", "2.12.0+cpu", True),
+        ("", "", False),
+        ("", "2.13.0", False),
+    ],
 )
 def test_the_cpu_build_comes_first_and_stays(calls, monkeypatch, capsys, switch, torch, cpu):
     """Also when an update brings another version, where `pip install -r` alone would take the CUDA build."""
     monkeypatch.setenv("TORCH", switch)
     monkeypatch.delenv("TORCH_CPU_INDEX", raising=False)
     monkeypatch.setattr(install, "installed", lambda name: torch)
+    monkeypatch.setattr(install.sys, "platform", "linux")
     install.install(str(ROOT / "requirements.txt"), ["-c", "constraints.txt"], "make gpt")
     assert calls.pop() == ["-r", str(ROOT / "requirements.txt"), "-c", "constraints.txt"]
     wanted = ["--no-deps", "--index-url", install.CPU_INDEX, "torch", "-c", "constraints.txt"]
+    wanted[1:1] = ["--force-reinstall"] * (torch == "2.13.0")
     assert calls == ([wanted] if cpu else [])
     assert ("a word before" in capsys.readouterr().out) != cpu
 
@@ -694,6 +712,7 @@ def test_an_update_moves_what_is_in_its_way_and_nothing_else(clone, capsys):
     (folder / "notes.txt").write_text("mine")
     (folder / "other.txt").write_text("mine too")
     before = one.read_bytes(), two.read_bytes()
+    run("git", "add", "notes.txt", cwd=folder)
     publish(upstream, notes="the course's")
     reader.update(folder)
     moved = next((folder / "mine").glob("changed-*"))
@@ -703,6 +722,18 @@ def test_an_update_moves_what_is_in_its_way_and_nothing_else(clone, capsys):
     assert one.read_bytes() == (upstream / "ch01_tokenization" / "ch01_tokenization.ipynb").read_bytes()
     assert (folder / "notes.txt").read_text() == "the course's"
     assert two.read_bytes() == before[1] and (folder / "other.txt").read_text() == "mine too"
+
+
+def test_a_folder_that_git_ignores_is_never_replaced(clone):
+    folder, upstream = clone
+    (folder / "runs" / "mine").mkdir(parents=True)
+    (folder / "runs" / "mine" / "model").write_text("a night of training")
+    (upstream / "runs").write_text("")
+    run("git", "add", "--force", "runs", cwd=upstream)
+    publish(upstream)
+    with pytest.raises(reader.GitFailed):
+        reader.update(folder)
+    assert (folder / "runs" / "mine" / "model").read_text() == "a night of training"
 
 
 def test_staged_and_renamed_files_move_too(clone):
