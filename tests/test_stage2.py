@@ -312,3 +312,9 @@ def lines_outside_of_functions(source):
     for function in functions(ast.parse(source)):
         inside |= set(range(function.lineno - 1, function.end_lineno))
     return [line for number, line in enumerate(source.split("\n")) if number not in inside]
+
+
+def test_a_docstring_that_ends_like_a_comment():
+    source = 'def f(x):\n    """One line.\n\n    # not a comment"""\n    # a comment\n    return x\n'
+    wanted = f'def f(x):\n    """One line.\n\n    # not a comment"""\n    {RAISE}\n'
+    assert emptied(source) == wanted == emptied(wanted)
