@@ -27,9 +27,8 @@ def copy_notebooks(root=ROOT):
         digests = json.loads(record.read_text(encoding="utf-8"))
     except (OSError, ValueError):  # not there yet, or damaged: then nobody is told that a copy is old
         digests = {}
-    for path in sorted(root.glob("ch*/*.ipynb")) + sorted(root.glob("appendix/*/*.ipynb")):
-        name, copy = path.relative_to(root).as_posix(), mine / path.relative_to(root)
-        course = the_courses(root, name)
+    for name, course in the_courses(root).items():
+        copy = mine / name
         if not copy.exists():
             write_whole(copy, course)
             digests[name], copied = digest_of(course), copied + 1
@@ -39,14 +38,15 @@ def copy_notebooks(root=ROOT):
     return [f"{copied} notebooks copied to mine/."] * bool(copied) + lines
 
 
-def the_courses(root, name):
-    """A notebook as the course has it, in bytes, whatever the reader did to the file."""
+def the_courses(root):
+    """{name: bytes} of the notebooks as the course has them, whatever the reader did to the files."""
     try:
-        return subprocess.run(
-            ["git", "show", f"HEAD:./{name}"], cwd=root, capture_output=True, check=True
-        ).stdout
-    except (OSError, subprocess.CalledProcessError):  # no git, or a notebook that it does not know yet
-        return (root / name).read_bytes()
+        listed = names(root, "ls-tree", "-r", "--name-only", "HEAD")
+        found = sorted(name for name in listed if name.endswith(".ipynb"))
+        return {name: git(root, "show", f"HEAD:./{name}").encode() for name in found}
+    except GitFailed:  # a folder that was not cloned
+        paths = sorted([*root.glob("ch*/*.ipynb"), *root.glob("appendix/*/*.ipynb")])
+        return {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}
 
 
 def write_whole(path, data):
@@ -70,7 +70,7 @@ class GitFailed(Exception):
 def git(root, *arguments, way_out="see git's own words"):
     """The output of a git command in the course's folder; GitFailed with git's words and the way out."""
     try:
-        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True)
+        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, encoding="utf-8")
     except FileNotFoundError:
         raise GitFailed("git is not installed, and updates come through it; install git") from None
     if done.returncode:
@@ -95,7 +95,9 @@ def in_the_way(root):
     folders = {Path(name).parent for name in new & changed} - {Path(".")}
     together = {name for name in changed & known if Path(name).parent in folders}
     made = new - known
-    return sorted(name for name in (new & changed) | together | made if (root / name).is_file())
+    here = root.resolve()  # what a link leads to elsewhere is not touched
+    files = [root / name for name in sorted((new & changed) | together | made)]
+    return [f.relative_to(root).as_posix() for f in files if f.is_file() and f.resolve().is_relative_to(here)]
 
 
 def move_away(root, files):
@@ -105,8 +107,8 @@ def move_away(root, files):
     for name in files:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(root / name, folder / name)
-    tracked = [name for name in files if name in names(root, "ls-tree", "-r", "--name-only", "HEAD")]
-    if tracked:
+    known = names(root, "ls-tree", "-r", "--name-only", "HEAD")
+    if tracked := [name for name in files if name in known]:
         git(root, "checkout", "HEAD", "--", *tracked)
     for name in set(files) - set(tracked):
         git(root, "reset", "--quiet", "--", name)  # in case it was staged
@@ -122,10 +124,11 @@ def update(root=ROOT):
     if git(root, "rev-parse", "HEAD") == git(root, "rev-parse", "@{upstream}"):
         print("The course is up to date.")
         return
-    way_out = (
-        "this branch has commits of its own: git pull --rebase joins them, git switch main leaves them here"
-    )
-    git(root, "merge-base", "--is-ancestor", "HEAD", "@{upstream}", way_out=way_out)
+    if int(git(root, "rev-list", "--count", "@{upstream}..HEAD")):
+        way_out = "git pull --rebase --autostash joins them with the course's"
+        raise GitFailed(f"this branch has commits of its own; {way_out}")
+    if (root / git(root, "rev-parse", "--git-path", "MERGE_HEAD").strip()).exists():
+        raise GitFailed("a merge was begun and not ended; leave it with: git merge --abort")
     if files := in_the_way(root):
         folder = move_away(root, files).relative_to(root).as_posix()
         print(f"{', '.join(files)}: the course has a newer one; yours is now in {folder}.")

@@ -642,6 +642,7 @@ def test_copies_are_made_once_and_never_overwritten(copy):
     commit_all(copy)
     names = [path.as_posix() for path in tools.notebook_paths(copy)]
     run_and_saved(copy / names[3])  # the copy is the course's notebook all the same
+    (copy / "ch01_tokenization" / "Untitled.ipynb").write_text("")  # the reader's own, and broken
     assert reader.copy_notebooks(copy) == [f"{len(names)} notebooks copied to mine/."]
     mine = {name: copy / "mine" / name for name in names}
     assert all(path.read_bytes() == (ROOT / name).read_bytes() for name, path in mine.items())
@@ -662,6 +663,7 @@ def test_copies_are_made_once_and_never_overwritten(copy):
     assert mine[names[0]].exists() and all(mine[name].read_bytes() == before[name] for name in names[1:])
     (copy / "mine" / ".copied.json").write_text("half a rec")
     assert reader.copy_notebooks(copy) == []
+    (copy / "ch01_tokenization" / "Untitled.ipynb").unlink()
     assert tools.notebook_paths(copy) == [Path(name) for name in names], "copies are no part of the course"
 
 
@@ -800,6 +802,8 @@ def in_the_way(folder, upstream, kind):
         shutil.rmtree(upstream)
     elif kind == "commits of its own":
         run(*GIT, "commit", "--quiet", "--allow-empty", "--message", "mine", cwd=folder)
+    elif kind == "a merge":
+        (folder / ".git" / "MERGE_HEAD").write_text(run("git", "rev-parse", "HEAD", cwd=folder))
     elif kind == "another branch":
         run("git", "switch", "--quiet", "-c", "mine", cwd=folder)
     elif kind == "no clone":
@@ -808,7 +812,8 @@ def in_the_way(folder, upstream, kind):
 
 HINTS = {
     "no network": "an update needs a network",
-    "commits of its own": "git pull --rebase joins them",
+    "commits of its own": "this branch has commits of its own; git pull --rebase",
+    "a merge": "git merge --abort",
     "another branch": "git switch main",
     "no clone": "clone the course anew",
 }
