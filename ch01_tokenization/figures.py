@@ -9,6 +9,7 @@ chapter.
 
 import matplotlib
 import matplotlib.pyplot as plt
+from IPython.display import display
 
 COLORS = {
     "token": "#E69F00",  # text and tokens
@@ -49,8 +50,18 @@ def use_course_style():
     )
 
 
+def show(alt):
+    """Show the current figure, and close it.
+
+    alt: what there is to see, in a sentence, for whoever cannot see it. It is stored with the image, and is
+    not the caption, which says what the figure means.
+    """
+    display(plt.gcf(), metadata={"image/png": {"alt": alt}})
+    plt.close()
+
+
 def draw_pipeline(chapter):
-    """The six chapters as six boxes, the one of `chapter` (1 to 6) lit."""
+    """Show the six chapters as six boxes, the one of `chapter` (1 to 6) lit."""
     figure, axes = plt.subplots(figsize=(9, 1.5))
     for number, (name, what, color) in enumerate(STAGES, start=1):
         here = number == chapter
@@ -73,11 +84,12 @@ def draw_pipeline(chapter):
             axes.annotate("", (number - 0.01, 0.5), (number - 0.16, 0.5), arrowprops={"arrowstyle": "->"})
     axes.set(xlim=(-0.05, len(STAGES) - 0.1), ylim=(-0.05, 1.05))
     axes.axis("off")
-    plt.show()
+    names = ", ".join(name for name, _, _ in STAGES)
+    show(f"Six boxes joined by arrows: {names}. Box {chapter}, {STAGES[chapter - 1][0]}, is filled.")
 
 
 def draw_tokens(tokens, title="", per_line=60, shades=None):
-    """Tokens as boxes, one after another.
+    """Show tokens as boxes, one after another.
 
     A space is drawn as a raised dot, a line break as an arrow that ends the line. Bytes that are no text, and
     characters that the font lacks, are drawn as hexadecimal numbers.
@@ -114,7 +126,7 @@ def draw_tokens(tokens, title="", per_line=60, shades=None):
     axes.set(xlim=(-0.2, width + 0.2), ylim=(-last_row - 0.15, 0.95))
     axes.set_title(title, loc="left")
     axes.axis("off")
-    return axes
+    show(f"{title}{': ' if title else ''}{len(tokens)} tokens as boxes: {' | '.join(shown)}")
 
 
 def _printable(token):
@@ -129,7 +141,7 @@ def _printable(token):
 
 
 def draw_merge_tree(words, merges):
-    """BPE on a few words, drawn: letters at the bottom, a fork at the height of the merge that made it.
+    """Show BPE on a few words: letters at the bottom, a fork at the height of the merge that made it.
 
     words: list of str. merges: [(left, right)] in the order in which they were learned.
     """
@@ -157,7 +169,10 @@ def draw_merge_tree(words, merges):
     axes.set_yticks(range(1, len(merges) + 1))
     axes.set_xticks([])
     axes.spines["bottom"].set_visible(False)
-    return axes
+    made = ", ".join(
+        f"{height} makes {_printable(left + right)}" for height, (left, right) in enumerate(merges, 1)
+    )
+    show(f"The words {', '.join(map(_printable, words))} as trees over their letters; merge {made}.")
 
 
 def draw_matrix(

@@ -11,7 +11,16 @@ from ch01_tokenization.figures import (  # noqa: E402
     draw_merge_tree,
     draw_pipeline,
     draw_tokens,
+    show,
     use_course_style,
 )
 
-__all__ = ["COLORS", "draw_matrix", "draw_merge_tree", "draw_pipeline", "draw_tokens", "use_course_style"]
+__all__ = [
+    "COLORS",
+    "draw_matrix",
+    "draw_merge_tree",
+    "draw_pipeline",
+    "draw_tokens",
+    "show",
+    "use_course_style",
+]

@@ -6,7 +6,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ch01_tokenization.corpus import load_plays, split_plays  # noqa: E402
-from ch01_tokenization.figures import COLORS, draw_matrix, draw_pipeline, draw_tokens, use_course_style  # noqa: E402
+from ch01_tokenization.figures import COLORS, draw_matrix, draw_pipeline, draw_tokens, show, use_course_style  # noqa: E402
 from ch01_tokenization.tokenizer import BPETokenizer  # noqa: E402
 
 __all__ = [
@@ -17,5 +17,6 @@ __all__ = [
     "draw_tokens",
     "load_plays",
     "split_plays",
+    "show",
     "use_course_style",
 ]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from ch01_tokenization.figures import COLORS, draw_matrix, draw_pipeline, draw_tokens, use_course_style  # noqa: E402
+from ch01_tokenization.figures import COLORS, draw_matrix, draw_pipeline, draw_tokens, show, use_course_style  # noqa: E402
 from ch02_embeddings.embeddings import InputEmbedding, RotaryEmbedding  # noqa: E402
 
 __all__ = [
@@ -15,5 +15,6 @@ __all__ = [
     "draw_matrix",
     "draw_pipeline",
     "draw_tokens",
+    "show",
     "use_course_style",
 ]

@@ -6,7 +6,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ch01_tokenization.corpus import load_plays, split_plays  # noqa: E402
-from ch01_tokenization.figures import COLORS, draw_matrix, draw_pipeline, use_course_style  # noqa: E402
+from ch01_tokenization.figures import COLORS, draw_matrix, draw_pipeline, show, use_course_style  # noqa: E402
 from ch01_tokenization.tokenizer import BPETokenizer  # noqa: E402
 from ch02_embeddings.embeddings import LearnedPositionalEmbedding, TokenEmbedding  # noqa: E402
 from ch04_transformer.accounting import forward_flops  # noqa: E402
@@ -26,5 +26,6 @@ __all__ = [
     "forward_flops",
     "load_plays",
     "split_plays",
+    "show",
     "use_course_style",
 ]

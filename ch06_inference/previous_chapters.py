@@ -11,6 +11,7 @@ from ch01_tokenization.figures import (  # noqa: E402
     draw_matrix,
     draw_pipeline,
     draw_tokens,
+    show,
     use_course_style,
 )
 from ch01_tokenization.tokenizer import BPETokenizer, byte_of_character  # noqa: E402
@@ -64,5 +65,6 @@ __all__ = [
     "read_checkpoint",
     "split_plays",
     "to_hf",
+    "show",
     "use_course_style",
 ]

@@ -27,7 +27,7 @@ CHAPTERS = (
     "ch06_inference",
 )
 # Course machinery that teaches nothing, so it is written by hand and in no notebook.
-HAND_WRITTEN = {"__init__.py", "previous_chapters.py", "checks.py", "figures.py"}
+HAND_WRITTEN = {"__init__.py", "previous_chapters.py", "checks.py", "figures.py", "fields.py"}
 
 BADGE = "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({url})"
 BADGE_PATTERN = re.compile(r"\[!\[Open in Colab\]\([^)]*\)\]\([^)]*\)")
