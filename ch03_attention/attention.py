@@ -39,7 +39,7 @@ def causal_mask(T, S=None, device=None):
     S = T if S is None else S
     earlier = torch.ones(T, S - T, dtype=torch.bool, device=device)  # (T, S - T): all may see these
     triangle = torch.ones(T, T, dtype=torch.bool, device=device).tril()  # (T, T)
-    return torch.cat([earlier, triangle], dim=1)  # (T, S)
+    return torch.cat([earlier, triangle], dim=1)  # (T, S - T) and (T, T) -> (T, S)
 
 
 def sliding_window_mask(T, window, S=None, device=None):
@@ -66,7 +66,7 @@ def check_inputs(q, k, v, mask=None):
     if mask is not None and (mask.dtype != torch.bool or mask.dim() != q.dim()):
         raise ValueError(
             f"a mask {tuple(mask.shape)}, {mask.dtype}, for scores {(*q.shape[:-1], k.size(-2))}: expected "
-            "torch.bool and as many dimensions; mask[None, None] of (T, S), [:, None, None] of padding (B, S)"
+            "bool and as many dimensions: mask[None, None] for (T, S), mask[:, None, None] for padding (B, S)"
         )
 
 
@@ -123,8 +123,9 @@ class MultiHeadAttention(nn.Module):
 
     d_model: D, the size of the vectors. n_heads: query heads H. n_kv_heads: key/value heads, a divisor of
     n_heads (Ainslie et al. 2023, section 2.2); None: n_heads. dropout: the share of weights dropped in
-    training. rope: a RotaryEmbedding(head_dim, max_len) that rotates queries and keys, or None. backend:
-    "sdpa" (fused) or "eager" (from scratch). head_dim: d; None: d_model // n_heads.
+    training. bias: whether the four projections add a learned vector. rope: a RotaryEmbedding(head_dim,
+    max_len) that rotates queries and keys, or None. backend: "sdpa" (fused) or "eager" (from scratch).
+    head_dim: d; None: d_model // n_heads.
 
     ValueError for a d_model that n_heads does not divide, KeyError for another backend.
     """
