@@ -647,8 +647,9 @@ def test_a_mask_that_could_mean_something_else(backend, mask):
 @pytest.mark.parametrize("shape", [(3, 1, 1, 3), (1, 1, 3, 8), (1, 2, 3, 3)])
 def test_a_mask_stretches_no_score(backend, shape):
     """Wrong sizes in the batch, in keys and in heads: PyTorch speaks."""
-    with pytest.raises(RuntimeError):
-        make_attention(backend)(torch.randn(2, 3, 16), torch.ones(shape, dtype=torch.bool))
+    attention, mask = make_attention(backend), torch.ones(shape, dtype=torch.bool)
+    with pytest.raises(RuntimeError, match="expanded size|broadcast shape|must match the size"):
+        attention(torch.randn(2, 3, 16), mask)
 
 
 def test_sizes_that_would_be_wrong_in_silence():
