@@ -60,9 +60,7 @@ def check_inputs(q, k, v, mask=None):
     bool, with as many dimensions as the scores (..., H, T, S).
     """
     if q.shape[:-3] != k.shape[:-3] or k.shape[:-1] != v.shape[:-1] or k.size(-2) == 0:
-        raise ValueError(
-            f"keys {tuple(k.shape)}, values {tuple(v.shape)} do not fit queries {tuple(q.shape)}"
-        )
+        raise ValueError(f"k {tuple(k.shape)}, v {tuple(v.shape)} do not fit q {tuple(q.shape)} or are empty")
     if mask is not None and (mask.dtype != torch.bool or mask.dim() != q.dim()):
         raise ValueError(
             f"a mask {tuple(mask.shape)}, {mask.dtype}, for scores {(*q.shape[:-1], k.size(-2))}: expected "

@@ -622,7 +622,7 @@ THREE = (scaled_dot_product_attention, fused_attention, tiled_attention)
 )
 def test_keys_and_values_that_do_not_fit(function, shapes):
     q, k, v = (torch.randn(shape) for shape in shapes)
-    with pytest.raises(ValueError, match=r"keys \(.*\), values \(.*\) do not fit queries"):
+    with pytest.raises(ValueError, match=r"k \(.*\), v \(.*\) do not fit q \(.*or are empty"):
         function(q, k, v)
 
 
