@@ -644,12 +644,21 @@ def test_a_mask_that_could_mean_something_else(backend, mask):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("shape", [(3, 1, 1, 3), (1, 1, 3, 8), (1, 2, 3, 3)])
-def test_a_mask_stretches_no_score(backend, shape):
-    """Wrong sizes in the batch, in keys and in heads: PyTorch speaks."""
+@pytest.mark.parametrize(
+    ("B", "T", "shape"),
+    [
+        (2, 3, (3, 1, 1, 3)),
+        (2, 3, (1, 1, 3, 8)),
+        (2, 3, (1, 2, 3, 3)),
+        (1, 3, (2, 1, 1, 3)),  # one text, two masks
+        (2, 1, (1, 1, 3, 1)),  # one query, as with a cache, and a mask for three
+    ],
+)
+def test_a_mask_stretches_no_score(backend, B, T, shape):
+    """Wrong sizes in the batch, in queries, keys and heads: PyTorch speaks."""
     attention, mask = make_attention(backend), torch.ones(shape, dtype=torch.bool)
     with pytest.raises(RuntimeError, match="expanded size|broadcast shape|must match the size"):
-        attention(torch.randn(2, 3, 16), mask)
+        attention(torch.randn(B, T, 16), mask)
 
 
 def test_sizes_that_would_be_wrong_in_silence():
