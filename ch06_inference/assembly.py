@@ -143,12 +143,13 @@ PROMPTS = ("JULIET:\n", "[Enter HAMLET]\n\nHAMLET:\n", "ACT V\n\n")
 
 def plot_surprises(tokens, nats, per_row=12):
     """Tokens, list of bytes, in rows of boxes, darker the larger their nats (T,). Returns the figure."""
-    shown = [token.decode(errors="replace").replace(" ", "·").replace("\n", "↵") for token in tokens]
+    texts = [token.decode(errors="replace").replace(" ", "·").replace("\n", "↵") for token in tokens]
     rows = F.pad(nats, (0, -len(nats) % per_row)).view(-1, per_row)  # (T,) -> (R, per_row)
     figure, axes = plt.subplots(figsize=(0.7 * per_row, 0.3 * len(rows)))
     draw_matrix(rows, axes=axes, vmin=0, vmax=20)  # so that black on it can be read
-    for place, token in enumerate(shown):
-        axes.text(place % per_row, place // per_row, token, ha="center", va="center", fontsize=8)
+    for place, text in enumerate(texts):
+        text = "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
+        axes.text(place % per_row, place // per_row, text, ha="center", va="center", fontsize=8)
     axes.axis("off")
     return figure
 

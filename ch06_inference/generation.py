@@ -248,7 +248,7 @@ def generate_steps(
     """
     context, text, new, start = model.config.context_length, token_ids, token_ids, 0
     own, V = cache is None, model.config.vocab_size
-    if eos_id is not None and not 0 <= eos_id < V:
+    if eos_id is not None and eos_id not in range(V):
         raise ValueError(f"eos_id={eos_id} is not an id of this model, which are 0 to {V - 1}")
     if padding is not None and not ((padding >= 0) & (padding < text.size(1))).all():
         raise ValueError(f"padding={padding.tolist()} leaves no token in a row, or is negative; use pad_left")

@@ -39,8 +39,10 @@ def plot_attention(tokens, maps, layer=None, head=None):
     """One head large, with its tokens on the axes; or, without layer and head, all of them as a grid.
 
     tokens: T str; maps: (L, H, T, T). layer and head count from 0. Returns the figure. ValueError for a layer
-    or head that the maps do not have, and for one without the other.
+    or head that the maps do not have, for one without the other, and for tokens of another text.
     """
+    if len(tokens) != maps.size(-1):
+        raise ValueError(f"{len(tokens)} tokens do not label maps of {maps.size(-1)}; take attention_maps' own")
     if layer is None and head is None:
         return plot_heads(maps)
     L, H = maps.shape[:2]
