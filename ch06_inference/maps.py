@@ -42,7 +42,7 @@ def plot_attention(tokens, maps, layer=None, head=None):
     or head that the maps do not have, for one without the other, and for tokens of another text.
     """
     if len(tokens) != maps.size(-1):
-        raise ValueError(f"{len(tokens)} tokens do not label maps of {maps.size(-1)}; take attention_maps' own")
+        raise ValueError(f"{len(tokens)} tokens do not label maps of {maps.size(-1)}; give its own")
     if layer is None and head is None:
         return plot_heads(maps)
     L, H = maps.shape[:2]
