@@ -228,7 +228,7 @@ def fill_with_last(token_ids, padding):
     columns = torch.arange(token_ids.size(1), device=token_ids.device)  # (T,)
     return token_ids.where(columns >= padding.unsqueeze(1), token_ids[:, -1:])
 
-
+# %% ch06_inference.ipynb #bca505a0
 def generate_steps(
     model,
     token_ids,
@@ -246,26 +246,25 @@ def generate_steps(
     cache: a KVCache with the tokens before token_ids; it is filled on the way, and all but the last token
     that came out are then in it. n_vocab: ids from there on are never chosen.
     """
-    context, text, new, start = model.config.context_length, token_ids, token_ids, 0
-    own, V = cache is None, model.config.vocab_size
-    if eos_id is not None and eos_id not in range(V):
-        raise ValueError(f"eos_id={eos_id} is not an id of this model, which are 0 to {V - 1}")
-    if padding is not None and not ((padding >= 0) & (padding < text.size(1))).all():
+    context, own, start, new = model.config.context_length, cache is None, 0, token_ids
+    if eos_id is not None and eos_id not in range(model.config.vocab_size):
+        raise ValueError(f"eos_id={eos_id} is not one of this model's ids; take the tokenizer's eot_token")
+    if padding is not None and not ((padding >= 0) & (padding < token_ids.size(1))).all():
         raise ValueError(f"padding={padding.tolist()} leaves no token in a row, or is negative; use pad_left")
-    if not own and padding is not None and cache.rope is not None:
+    if padding is not None and not own and cache.rope is not None:
         raise ValueError("padding does not go with slide=True, which forgets where the rows begin")
     if own and use_cache:
         cache = KVCache(model.config, min(context, token_ids.size(1) + max_new_tokens))
-    finished = torch.zeros(len(text), dtype=torch.bool, device=text.device)
+    finished = torch.zeros(len(token_ids), dtype=torch.bool, device=token_ids.device)  # (B,)
     for _ in range(max_new_tokens):
-        if own and text.size(1) - start > context:  # the context is full: go on with its newer half
-            start = text.size(1) - max(1, context // 2)
-            new, cache = text[:, start:], KVCache(model.config, context) if use_cache else None
+        if own and token_ids.size(1) - start > context:  # the context is full: go on with its newer half
+            start = token_ids.size(1) - max(1, context // 2)
+            new, cache = token_ids[:, start:], KVCache(model.config, context) if use_cache else None
         shift = None if padding is None else (padding - start).clamp(min=0)
         with torch.inference_mode():  # no_grad with less to remember, and so about a tenth faster
             logits = model(new, cache, shift, last_only=True)[:, -1, :n_vocab]  # (B, V)
         if repetition_penalty != 1:
-            logits = penalise_repeats(logits, fill_with_last(text, padding), repetition_penalty)
+            logits = penalise_repeats(logits, fill_with_last(token_ids, padding), repetition_penalty)
         next_ids = sample_next(logits, **sampling)
         if eos_id is not None:
             next_ids = next_ids.masked_fill(finished, eos_id)
@@ -273,8 +272,8 @@ def generate_steps(
         yield next_ids
         if eos_id is not None and finished.all():
             return
-        text = torch.cat([text, next_ids.unsqueeze(1)], dim=1)  # (B, T + 1)
-        new = next_ids.unsqueeze(1) if cache is not None else text[:, start:]
+        token_ids = torch.cat([token_ids, next_ids.unsqueeze(1)], dim=1)  # (B, T + 1)
+        new = next_ids.unsqueeze(1) if cache is not None else token_ids[:, start:]
 
 # %% ch06_inference.ipynb #3c0f1a92
 def generate(

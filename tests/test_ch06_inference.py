@@ -725,7 +725,7 @@ def test_the_mode_of_the_model_is_left_alone(training):
         ),  # known bug 24
         ({"top_p": 95}, "top_p=95 must be above 0 and at most 1; leave it out to keep all tokens"),
         ({"repetition_penalty": 0}, "repetition_penalty=0 must be above 0; 1 changes nothing, 1.2 is usual"),
-        ({"eos_id": 50}, "eos_id=50 is not an id of this model, which are 0 to 49"),
+        ({"eos_id": 50}, "eos_id=50 is not one of this model.s ids; take the tokenizer.s eot_token"),
         ({"padding": torch.tensor([3])}, r"padding=\[3\] leaves no token in a row, or is negative"),
     ],
     ids=str,
