@@ -74,16 +74,14 @@ def read_checkpoint(path):
             metadata = file.metadata()
             record = json.loads(metadata["record"])
             if (record["format"], record["version"]) != ("gpt-checkpoint", VERSION):
-                raise ValueError(f"{record['format']} {record['version']}, not gpt-checkpoint {VERSION}")
+                raise ValueError(f"its format is {record['format']} {record['version']}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}
         if digest_of(tensors, metadata["record"]) != metadata["sha256"]:
             raise ValueError("its bytes were altered")
         return tensors, record
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise DamagedCheckpoint(
-            f"{path} is not a whole checkpoint ({error}); if this course wrote it, it is damaged: move it "
-            "away and run the same command again, which then starts from the checkpoint before it"
-        ) from None
+        hint = "if this course wrote it, move it away: the same command then starts from the one before it"
+        raise DamagedCheckpoint(f"{path} is not a whole checkpoint ({error}); {hint}") from None
 
 # %% ch05_training.ipynb #20777a07
 @torch.no_grad()
@@ -100,10 +98,8 @@ def load_checkpoint(path, model, optimizer=None, scaler=None):
     here = asdict(model.config)
     for field, value in record["model"].items():
         if here.get(field) != value:
-            raise ValueError(
-                f"{path} holds a model with {field}={value!r}, but this one has {field}={here.get(field)!r}; "
-                f"build the model with {field}={value!r}, or load another checkpoint"
-            )
+            differs = f"{field}={value!r}, but this one has {field}={here.get(field)!r}"
+            raise ValueError(f"{path} holds a model with {differs}; build it with {field}={value!r}")
     for name, parameter in model.named_parameters():
         parameter.copy_(tensors[f"model.{name}"])
         if optimizer and name in record["adam_steps"]:
@@ -132,10 +128,8 @@ def newest_checkpoint(run_dir):
     """The newest checkpoint of a run; FileNotFoundError when the folder is not a run or has none."""
     paths = checkpoint_paths(run_dir)
     if not paths:
-        raise FileNotFoundError(
-            f"{run_dir} is not a run: it has no checkpoints/step-*.safetensors; "
-            "name the folder of a run, or start one with: python -m ch06_inference.gpt train"
-        )
+        start = "name the folder of a run, or start one with: python -m ch06_inference.gpt train"
+        raise FileNotFoundError(f"{run_dir} is not a run: it has no checkpoints/step-*.safetensors; {start}")
     return paths[-1]
 
 

@@ -38,7 +38,7 @@ from .optimization import pick_device, pick_precision
 def evaluate(model, data, batch_size=32, precision=torch.float32):
     """Loss (nats a token), perplexity and, when data.n_bytes is known, bits per byte, over all of `data`.
 
-    ValueError when there is no target in it.
+    ZeroDivisionError when there is no target in it.
     """
     was_training, total, count = model.training, 0.0, 0
     device = next(model.parameters()).device
@@ -49,10 +49,6 @@ def evaluate(model, data, batch_size=32, precision=torch.float32):
         total += cross_entropy(logits, targets.to(device), reduction="sum").item()
         count += (targets != -100).sum().item()
     model.train(was_training)
-    if not count:
-        raise ValueError(
-            "the held-out text has no target to measure; give at least two tokens of it, or None"
-        )
     result = {"loss": total / count, "perplexity": perplexity(total / count)}
     return result | ({"bits_per_byte": bits_per_byte(total, data.n_bytes)} if data.n_bytes else {})
 
@@ -61,7 +57,8 @@ class TrainingRun:
     """The state of a training run, and how it is kept on disk."""
 
     def __init__(self, model, config, train_data, val_data=None, run_dir=None):
-        check_run(model, train_data, val_data)
+        for data in (train_data,) if val_data is None else (train_data, val_data):
+            check_run(model.config, data)
         self.config, self.train_data, self.val_data = config, train_data, val_data
         self.run_dir = Path(run_dir) if run_dir else None
         self.device = pick_device(config.device)
@@ -168,10 +165,9 @@ class SavedRun(TrainingRun):
         """FileExistsError when this is step 0 and run_dir has checkpoints, which are not written over."""
         if self.step == 0 and self.run_dir:
             if checkpoint_paths(self.run_dir):
-                raise FileExistsError(
-                    f"{self.run_dir} holds a run already, up to {newest_checkpoint(self.run_dir).name}; "
-                    "go on with it by .resume().fit(), or name another run_dir"
-                )
+                newest = newest_checkpoint(self.run_dir).name
+                other = "go on with it by .resume().fit(), or name another run_dir"
+                raise FileExistsError(f"{self.run_dir} holds a run already, up to {newest}; {other}")
             (self.run_dir / "metrics.jsonl").unlink(missing_ok=True)  # of a run without a checkpoint
 
 # %% ch05_training.ipynb #cfc2ae5e
@@ -240,11 +236,10 @@ class SteppingRun(SavedRun):
             where = [first_not_finite(self.model, inputs.to(self.device)) for inputs, _ in batches]
         where = next(filter(None, where), "none: it arose in the loss or in the backward pass")
         paths = checkpoint_paths(self.run_dir) if self.run_dir else []
-        raise FloatingPointError(
-            f"the {bad[0]} is {metrics[bad[0]]} at step {metrics['step']}; "
-            f"first module whose output is not finite: {where}; "
-            f"last good checkpoint: {paths[-1] if paths else 'none'}; go on from it with a lower max_lr"
-        )
+        what = f"the {bad[0]} is {metrics[bad[0]]} at step {metrics['step']}"
+        where = f"first module whose output is not finite: {where}"
+        saved = f"last good checkpoint: {paths[-1] if paths else 'none'}"
+        raise FloatingPointError(f"{what}; {where}; {saved}; go on from it with a lower max_lr")
 
 # %% ch05_training.ipynb #3d4b1eb9
 @functools.lru_cache
