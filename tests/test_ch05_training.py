@@ -26,16 +26,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ch04_transformer.transformer import GPT, GPTConfig
 from ch05_training import optimization, training
-from ch05_training.checkpoint import DamagedCheckpoint, digest_of
+from ch05_training.checkpoint import DamagedCheckpoint, best_checkpoint, digest_of
 from ch05_training.config import check_compiler, why_not_compiled
+from ch05_training.curves import LivePlot
 from ch05_training.data import TokenDataset, baseline_losses
 from ch05_training.optimization import mps_agrees, perplexity, practice_run
 from ch05_training.training import (
     AdamW,
-    LivePlot,
     TrainConfig,
     Trainer,
-    best_checkpoint,
     bits_per_byte,
     checkpoint_paths,
     clip_grad_norm_,
@@ -1327,7 +1326,7 @@ def test_live_plot_draws_seldom_and_at_the_end(data, n_steps):
         drawn.append(plot_history(history, 50, baselines={"uniform": math.log(50), "bigram": 3.0}))
         return drawn[-1]
 
-    live = LivePlot(draw, seconds=1000)
+    live = LivePlot(draw, "a loss curve", seconds=1000)
     for _ in range(n_steps):
         live(history)
     live(history, finished=True)
