@@ -31,7 +31,7 @@ VERSION = 2  # of the format: 2 added the digest
 
 
 class DamagedCheckpoint(ValueError):
-    """A file that is no whole checkpoint: cut short, altered, or something else."""
+    """A file that is not a whole checkpoint: cut short, altered, or something else."""
 
 
 def write_whole(path, data):

@@ -229,7 +229,7 @@ class SteppingRun(SavedRun):
         return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
 
     def train_step(self):
-        """One optimizer step; returns its numbers. FloatingPointError when loss or gradient is no number."""
+        """One optimizer step; returns its numbers. FloatingPointError when one is not finite."""
         c = self.config
         lr = warmup_cosine(self.step, c.max_lr, c.min_lr, c.warmup_steps, c.steps)
         for group in self.optimizer.param_groups:
@@ -254,7 +254,7 @@ class SteppingRun(SavedRun):
         return metrics | ({"scale": self.scaler.get_scale()} if self.scaler.is_enabled() else {})
 
     def stop_if_not_finite(self, metrics, batches):
-        """FloatingPointError that says what is no number, and where. The weights are still good."""
+        """FloatingPointError that says what is not finite, and where it began. The weights are still good."""
         bad = [name for name in ("loss", "grad_norm") if not math.isfinite(metrics[name])]
         if not bad or (bad == ["grad_norm"] and self.scaler.is_enabled()):
             return
@@ -342,7 +342,7 @@ class Trainer(WatchedRun):
     """Trains a GPT: Trainer(model, config, train_data, val_data, run_dir).fit(). A dict a step in .history.
 
     With a run_dir, metrics go to metrics.jsonl and checkpoints to checkpoints/; .resume() goes on from the
-    newest one. FloatingPointError when the loss is no longer a number. Ctrl-C saves and raises
+    newest one. FloatingPointError when the loss is not finite any more. Ctrl-C saves and raises
     KeyboardInterrupt, SIGTERM saves and exits.
     """
 
