@@ -43,17 +43,17 @@ update:  ## bring the course up to date; files of it that you changed are moved 
 	@"$(PYTHON)" tests/reader.py update
 
 export: .venv/dev  ## write the modules from the notebooks
-	$(RUN) tests/notebooks.py export
+	$(RUN) tests/notebooks export
 
 execute: .venv/dev  ## run the notebooks and store their outputs; NB="..." names some
-	$(RUN) tests/notebooks.py execute $(NB)
+	$(RUN) tests/notebooks execute $(NB)
 
 check: .venv/dev  ## exports, notebook hygiene, ruff
-	$(RUN) tests/notebooks.py check
+	$(RUN) tests/notebooks check
 	$(RUN) -m ruff check .
 
 badges: .venv/dev  ## write the repository's URL of pyproject.toml into every badge and set-up cell
-	$(RUN) tests/notebooks.py badges
+	$(RUN) tests/notebooks badges
 
 lock: .venv/dev  ## renew the pinned versions, for every Python and platform; needs a network
 	$(RUN) tests/lock.py

@@ -76,7 +76,7 @@ def test_a_definition_is_written_once():
 
 def test_data_packages_are_pinned_by_hash():
     lines = [
-        line for line in tools._lines(ROOT / "requirements-data.txt") if line and not line.startswith("#")
+        line for line in tools.lines_of(ROOT / "requirements-data.txt") if line and not line.startswith("#")
     ]
     assert len(lines) == 3 and all(
         re.fullmatch(r"[\w-]+==[\d.]+ --hash=sha256:[0-9a-f]{64}", line) for line in lines
@@ -107,7 +107,7 @@ def _asserts(function, asserting):
 
 
 def test_ci_runs_what_the_readme_says_and_what_authors_check():
-    lines = [line.strip() for line in tools._lines(ROOT / ".ci" / "run")]
+    lines = [line.strip() for line in tools.lines_of(ROOT / ".ci" / "run")]
     commands = [line for line in lines if line and not line.startswith(("#", "set ", "cd "))]
     assert commands == ["make check", "make test"]
     assert "make check test PYTHON=python" in (ROOT / ".github" / "workflows" / "ci.yml").read_text()

@@ -1,0 +1,88 @@
+"""Which notebooks there are, and reading and writing them."""
+
+import io
+import re
+import tokenize
+from ast import Constant, Expr, parse, walk
+from pathlib import Path
+
+import nbformat
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+CHAPTERS = (
+    "ch01_tokenization",
+    "ch02_embeddings",
+    "ch03_attention",
+    "ch04_transformer",
+    "ch05_training",
+    "ch06_inference",
+)
+# Course machinery that teaches nothing, so it is written by hand and in no notebook.
+HAND_WRITTEN = {"__init__.py", "previous_chapters.py", "checks.py", "figures.py", "fields.py"}
+NO_CODE = {
+    tokenize.COMMENT,
+    tokenize.NL,
+    tokenize.NEWLINE,
+    tokenize.INDENT,
+    tokenize.DEDENT,
+    tokenize.ENDMARKER,
+}
+
+
+def notebook_paths(root=ROOT):
+    """Every notebook of the repository, sorted; hidden folders, runs/ and mine/ are not part of it."""
+    paths = (path.relative_to(root) for path in root.rglob("*.ipynb"))
+    return sorted(
+        path
+        for path in paths
+        if not any(part.startswith(".") or part in ("runs", "mine") for part in path.parts)
+    )
+
+
+def is_main_way(path):
+    """Whether a notebook is a chapter itself: ch01_tokenization/ch01_tokenization.ipynb."""
+    return path.stem == path.parent.name
+
+
+def read_notebook(path):
+    return nbformat.read(path, as_version=4)
+
+
+def write_notebook(notebook, path):
+    nbformat.validate(notebook)
+    nbformat.write(notebook, path)
+
+
+def lines_of(path):
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+
+def tags(cell):
+    return cell.metadata.get("tags", [])
+
+
+def is_setup(cell):
+    return cell.cell_type == "code" and cell.source.startswith(("# @title Set-up:", "# Set-up:"))
+
+
+def python_of(cell):
+    """The source of a code cell without notebook commands (%magic, !shell), line for line."""
+    return re.sub(r"^(\s*)[%!].*$", r"\1pass", cell.source, flags=re.M)
+
+
+def docstring_lines(source):
+    """The numbers of the lines of Python source that hold docstrings, or other strings that do nothing."""
+    lines = set()
+    for node in walk(parse(source)):
+        if isinstance(node, Expr) and isinstance(node.value, Constant) and isinstance(node.value.value, str):
+            lines.update(range(node.lineno, node.end_lineno + 1))
+    return lines
+
+
+def code_lines(source):
+    """The numbers of the lines of Python source that hold code: no empty lines, comments and docstrings."""
+    lines = set()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type not in NO_CODE:
+            lines.update(range(token.start[0], token.end[0] + 1))
+    return lines - docstring_lines(source)
