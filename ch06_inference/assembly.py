@@ -8,7 +8,6 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
-import torch.nn.functional as F
 
 from .inference import stream, surprises
 from .maps import attention_maps, plot_attention
@@ -22,7 +21,6 @@ from .previous_chapters import (
     Trainer,
     check_compiler,
     count_parameters,
-    draw_matrix,
     load_checkpoint,
     load_plays,
     newest_checkpoint,
@@ -30,6 +28,7 @@ from .previous_chapters import (
     plot_history,
     read_checkpoint,
     split_plays,
+    token_boxes,
     use_course_style,
 )
 
@@ -40,7 +39,6 @@ __all__ = [
     "train_gpt",
     "fit",
     "new_run_folder",
-    "plot_surprises",
     "report",
     "run_settings",
     "load_tokenizer",
@@ -141,19 +139,6 @@ def new_run_folder(out):
 PROMPTS = ("JULIET:\n", "[Enter HAMLET]\n\nHAMLET:\n", "ACT V\n\n")
 
 
-def plot_surprises(tokens, nats, per_row=12):
-    """Tokens, list of bytes, in rows of boxes, darker the larger their nats (T,). Returns the figure."""
-    texts = [token.decode(errors="replace").replace(" ", "·").replace("\n", "↵") for token in tokens]
-    rows = F.pad(nats, (0, -len(nats) % per_row)).view(-1, per_row)  # (T,) -> (R, per_row)
-    figure, axes = plt.subplots(figsize=(0.7 * per_row, 0.3 * len(rows)))
-    draw_matrix(rows, axes=axes, vmin=0, vmax=20)  # so that black on it can be read
-    for place, text in enumerate(texts):
-        text = "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
-        axes.text(place % per_row, place // per_row, text, ha="center", va="center", fontsize=8)
-    axes.axis("off")
-    return figure
-
-
 def report(run, model, tokenizer, history):
     """Print the result and three passages; write samples.txt and three pictures into the run's folder."""
     last = [metrics for metrics in history if "val_loss" in metrics][-1]
@@ -180,7 +165,8 @@ def report(run, model, tokenizer, history):
     figure = plot_attention(*attention_maps(model, tokenizer, line))
     figure.savefig(run / "attention.png", dpi=150)
     tokens, nats = surprises(model, tokenizer, passages[0])
-    plot_surprises(tokens, nats).savefig(run / "sample.png", dpi=150)
+    axes = token_boxes(tokens, shades=(nats / 10).clamp(max=1).tolist())
+    axes.figure.savefig(run / "sample.png", dpi=150)
     plt.close("all")
     print(f"Checkpoints, samples and pictures (loss, attention, a passage) are in {run}")
     print(f'Let it speak: python -m ch06_inference.gpt generate --model "{run.as_posix()}" --prompt "ROMEO:"')

@@ -12,6 +12,7 @@ from ch01_tokenization.figures import (  # noqa: E402
     draw_pipeline,
     draw_tokens,
     show,
+    token_boxes,
     use_course_style,
 )
 from ch01_tokenization.tokenizer import BPETokenizer, byte_of_character  # noqa: E402
@@ -69,5 +70,6 @@ __all__ = [
     "show",
     "split_plays",
     "to_hf",
+    "token_boxes",
     "use_course_style",
 ]

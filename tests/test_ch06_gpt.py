@@ -66,18 +66,6 @@ def test_a_run_holds_all_it_should(run):
     assert all(prompt.strip() in samples for prompt in gpt.PROMPTS) and len(gpt.PROMPTS) == 3
 
 
-@pytest.mark.parametrize("n_tokens", [1, 5, 12])
-def test_the_picture_of_a_passage_has_a_box_for_each_token(n_tokens):
-    tokens, nats = [b" a", b"\n", b"\xff", *[b"x"] * 9][:n_tokens], torch.arange(1.0, n_tokens + 1)
-    (axes,) = assembly.plot_surprises(tokens, nats, per_row=5).axes
-    written = {text.get_position(): text.get_text() for text in axes.texts}
-    shown = ["·a", "↵", "\ufffd", *["x"] * 9][:n_tokens]
-    assert written == {(n % 5, n // 5): text for n, text in enumerate(shown)}
-    boxes = torch.tensor(axes.images[0].get_array()).flatten()
-    assert torch.equal(boxes[:n_tokens], nats) and (boxes[n_tokens:] == 0).all()
-    plt.close("all")
-
-
 def test_the_tokenizer_and_the_model_have_the_same_ids(run):  # known bug 28
     model, tokenizer = gpt.load_run(run)
     assert model.config.vocab_size == tokenizer.n_vocab == 512
