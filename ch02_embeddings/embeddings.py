@@ -68,8 +68,8 @@ class SinusoidalPositionalEncoding(nn.Module):
 
     def __init__(self, d_model, max_len):
         super().__init__()
-        table = sinusoids(torch.arange(max_len), d_model)  # (max_len, D) float64
-        self.register_buffer("table", table.to(torch.get_default_dtype()), persistent=False)  # float32, usually
+        table = sinusoids(torch.arange(max_len), d_model)  # (max_len, D), to be rounded to float32
+        self.register_buffer("table", table.to(torch.get_default_dtype()), persistent=False)
 
     def forward(self, positions):
         return F.embedding(positions, self.table)  # (..., T) -> (..., T, D)
@@ -111,10 +111,11 @@ class RotaryEmbedding(nn.Module):
     def exact(self, positions):
         """(cos, sin) of each pair, one after the other: positions (..., T) -> (..., T, d) float64."""
         angles = angles_at(positions, self.head_dim, self.theta)  # (..., T) -> (..., T, d/2)
-        return torch.stack([angles.cos(), angles.sin()], dim=-1).flatten(-2)  # (..., T, d/2, 2) -> (..., T, d)
+        pairs = torch.stack([angles.cos(), angles.sin()], dim=-1)  # (..., T, d/2, 2)
+        return pairs.flatten(-2)  # (..., T, d)
 
     def cos_sin(self, positions, dtype=torch.float32):
-        """For `rotate`: positions (T,) -> (T, d/2, 2), or (B, T) -> (B, 1, T, d/2, 2), the same for every head.
+        """For `rotate`: positions (T,) -> (T, d/2, 2), or (B, T) -> (B, 1, T, d/2, 2), for every head.
 
         float64 when dtype is float64, else float32. Look them up once for many x at the same positions.
         """
@@ -126,7 +127,7 @@ class RotaryEmbedding(nn.Module):
     def rotate(self, x, cos_sin):
         """x (..., T, d) turned by the angles that `cos_sin` gave for its positions -> like x."""
         sizes = {True: (-1, 2), False: (2, -1)}[self.interleaved]
-        pairs = x.to(cos_sin.dtype).unflatten(-1, sizes)  # (..., T, d) -> (..., T, d/2, 2) or (..., T, 2, d/2)
+        pairs = x.to(cos_sin.dtype).unflatten(-1, sizes)  # (..., T, d/2, 2) or (..., T, 2, d/2)
         pairs = pairs if self.interleaved else pairs.transpose(-2, -1)  # (..., T, d/2, 2)
         too_coarse = torch.finfo(cos_sin.dtype).bits < torch.finfo(x.dtype).bits
         if cos_sin.shape[-3:] != pairs.shape[-3:] or too_coarse:
@@ -143,8 +144,8 @@ class RotaryEmbedding(nn.Module):
 class InputEmbedding(nn.Module):
     """Token plus position plus dropout: token_ids (B, T), positions (T,) or (B, T) -> (B, T, d_model).
 
-    position: "learned", "sinusoidal", or "rope", which adds nothing here and acts inside attention; KeyError for
-    another. dropout: the share of numbers set to 0, in training only; nn.Dropout's ValueError outside 0 .. 1.
+    position: "learned", "sinusoidal", or "rope", which adds nothing here and acts inside attention; KeyError
+    for another. dropout: the share of numbers set to 0, in training only; nn.Dropout's ValueError outside 0 .. 1.
     ValueError when there is not one position for each token.
     """
 
