@@ -145,8 +145,8 @@ class InputEmbedding(nn.Module):
     """Token plus position plus dropout: token_ids (B, T), positions (T,) or (B, T) -> (B, T, d_model).
 
     position: "learned", "sinusoidal", or "rope", which adds nothing here and acts inside attention; KeyError
-    for another. dropout: the share of numbers set to 0, in training only; nn.Dropout's ValueError outside 0 .. 1.
-    ValueError when there is not one position for each token.
+    for another. dropout: the share of numbers set to 0, in training only; ValueError outside 0 .. 1, and when
+    there is not one position for each token.
     """
 
     def __init__(self, vocab_size, d_model, max_len, position="learned", dropout=0.0):
