@@ -231,7 +231,8 @@ def test_rotary_keeps_lengths_and_position_0(interleaved):
 @pytest.mark.parametrize("theta", [10000.0, 100000.0])
 @pytest.mark.parametrize("start", [0, 1, 100])
 @pytest.mark.parametrize("shape", [(2, 4, 9, 16), (1, 3, 1, 64), (3, 1, 30, 8)])
-def test_rotary_equals_llama(shape, start, theta):  # the two layouts mixed up; position 0 hides it
+def test_rotary_equals_llama(shape, start, theta):
+    # guards against: rotary layouts mixed up
     """transformers' own rotation: half-split directly, interleaved through the permutation."""
     B, _, T, d = shape
     q, k = torch.randn(2, *shape, dtype=torch.float64)
@@ -460,6 +461,7 @@ def test_input_embedding_is_token_plus_position(position):
 @pytest.mark.parametrize("position", ["learned", "sinusoidal", "rope"])
 @pytest.mark.parametrize("dropout", [0.0, 0.25, 0.5])
 def test_dropout_is_on_in_training_and_off_in_evaluation(position, dropout):
+    # guards against: dropout that stays on in evaluation, or never comes back
     front, ids = InputEmbedding(10, 64, 16, position, dropout), torch.randint(10, (40, 16))
     plain = InputEmbedding(10, 64, 16, position)
     plain.load_state_dict(front.state_dict())
@@ -475,7 +477,8 @@ def test_dropout_is_on_in_training_and_off_in_evaluation(position, dropout):
 
 
 @pytest.mark.parametrize("position", ["learned", "sinusoidal"])
-def test_token_by_token_equals_the_whole(position):  # one token at a time, each at position 0
+def test_token_by_token_equals_the_whole(position):
+    # guards against: positions that restart with a cache
     front, ids = InputEmbedding(10, 8, 16, position), torch.randint(10, (2, 6))
     whole = front(ids, torch.arange(6))
     pieces = [front(ids[:, p : p + 1], torch.tensor([p])) for p in range(6)]
@@ -485,7 +488,8 @@ def test_token_by_token_equals_the_whole(position):  # one token at a time, each
 
 
 @LAYOUTS
-def test_rotating_token_by_token_equals_the_whole(interleaved):  # the same, for turns
+def test_rotating_token_by_token_equals_the_whole(interleaved):
+    # guards against: positions that restart with a cache
     rope, x = RotaryEmbedding(8, 64, interleaved=interleaved), torch.randn(2, 3, 6, 8)
     whole = rope(x, torch.arange(10, 16))
     pieces = [rope(x[:, :, p : p + 1], torch.tensor([10 + p])) for p in range(6)]
@@ -501,7 +505,8 @@ def test_input_embedding_follows_its_dtype(position, dtype):
     assert front(torch.tensor([[1, 2]]), torch.tensor([14, 15])).dtype == dtype
 
 
-def test_sharing_is_identity_and_a_copy_is_not():  # tying that copies
+def test_sharing_is_identity_and_a_copy_is_not():
+    # guards against: weight tying that copies
     def step(table, output):
         output(table(torch.tensor([3, 7]))).square().sum().backward()
         torch.optim.SGD({id(p): p for p in (table.weight, output.weight)}.values(), lr=1.0).step()
