@@ -11,7 +11,6 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import pytest
 import torch
 
