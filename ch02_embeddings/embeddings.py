@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .rotation import rotate
+from .rotation import rotate_pairs
 
 __all__ = [
     "TokenEmbedding",
@@ -120,22 +120,14 @@ class RotaryEmbedding(nn.Module):
         float64 when dtype is float64, else float32. Look them up once for many x at the same positions.
         """
         rows = F.embedding(positions, self.table.view(torch.float32))  # (..., T) -> (..., T, d)
-        rows = self.exact(positions) if dtype == torch.float64 else rows
-        pairs = rows.unflatten(-1, (-1, 2))  # (..., T, d) -> (..., T, d/2, 2)
+        if dtype == torch.float64:
+            rows = self.exact(positions)
+        pairs = rows.unflatten(-1, (-1, 2))  # (..., T, d) -> (..., T, d/2, 2): flatten backwards
         return pairs.unsqueeze(1) if positions.dim() == 2 else pairs  # (B, T, d/2, 2) -> (B, 1, T, d/2, 2)
 
     def rotate(self, x, cos_sin):
         """x (..., T, d) turned by the angles that `cos_sin` gave for its positions -> like x."""
-        sizes = {True: (-1, 2), False: (2, -1)}[self.interleaved]
-        pairs = x.to(cos_sin.dtype).unflatten(-1, sizes)  # (..., T, d/2, 2) or (..., T, 2, d/2)
-        pairs = pairs if self.interleaved else pairs.transpose(-2, -1)  # (..., T, d/2, 2)
-        too_coarse = torch.finfo(cos_sin.dtype).bits < torch.finfo(x.dtype).bits
-        if cos_sin.shape[-3:] != pairs.shape[-3:] or too_coarse:
-            got = f"{tuple(cos_sin.shape)} {cos_sin.dtype} for x {tuple(x.shape)} {x.dtype}"
-            raise ValueError(f"expected cos_sin(positions, x.dtype), a position for each of T, got {got}")
-        turned = rotate(pairs, cos_sin)  # (..., T, d/2, 2)
-        turned = turned if self.interleaved else turned.transpose(-2, -1)  # (..., T, 2, d/2)
-        return turned.reshape(x.shape).to(x.dtype)  # (..., T, d)
+        return rotate_pairs(x, cos_sin, self.interleaved)
 
     def forward(self, x, positions):
         return self.rotate(x, self.cos_sin(positions, x.dtype))  # (..., T, d)
