@@ -8,7 +8,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from ch01_tokenization.corpus import load_plays, split_plays  # noqa: E402
 from ch01_tokenization.figures import COLORS, draw_matrix, draw_pipeline, show, use_course_style  # noqa: E402
 from ch02_embeddings.embeddings import InputEmbedding, RotaryEmbedding  # noqa: E402
-from ch03_attention.attention import MultiHeadAttention, causal_mask, check_count, check_heads  # noqa: E402
+from ch03_attention.attention import MultiHeadAttention, causal_mask  # noqa: E402
 
 __all__ = [
     "COLORS",
@@ -16,8 +16,6 @@ __all__ = [
     "MultiHeadAttention",
     "RotaryEmbedding",
     "causal_mask",
-    "check_count",
-    "check_heads",
     "draw_matrix",
     "draw_pipeline",
     "load_plays",
