@@ -189,6 +189,23 @@ BREAKAGES = {
     "needs exactly one set-up cell": [edit(lambda nb: nb.cells.pop(1))],
     "stored output on stderr": [edit(add_stderr)],
     "lines of code, and 40 are the limit": [edit(lambda nb: first_code(nb).update(source="x = 1\n" * 41))],
+    "lines of the exported modules are guards": [
+        append("ch03_attention/attention.py", "\ndef f(x):\n" + "    assert x\n" * 500)
+    ],
+    "minutes to read, and 90 are the limit": [
+        edit(lambda nb: nb.cells.append(nbformat.v4.new_markdown_cell("word " * 180 * 91)))
+    ],
+    "other minutes on its title page": [
+        edit(lambda nb: nb.cells[0].update(source=re.sub(r"\d+ minutes", "1 minutes", nb.cells[0].source)))
+    ],
+    "a comment for the linter or the exporter": [
+        edit(lambda nb: first_code(nb).update(source="import os  # noqa: F401")),
+        edit(lambda nb: first_code(nb).update(source="# (in the module) import os")),
+    ],
+    "other metadata than its tags": [edit(lambda nb: first_code(nb).metadata.update(collapsed=True))],
+    "which no cell of the notebook exports or imports": [
+        edit(lambda nb: nb.cells.append(nbformat.v4.new_code_cell("#| export\ndef f():\n    return nowhere")))
+    ],
     "README.md: ": [append("README.md", "\ngit clone https://example.org/elsewhere\n")],
 }
 

@@ -124,4 +124,4 @@ def parts(batch, config, rounds):
         "GELU with erf, fused": timed(F.gelu, wide),
         "SiLU, fused": timed(F.silu, wide),
     }
-    compare("the bend, forward and backward", candidates, "tanh-GELU, fused", rounds)
+    compare("the activation function, forward and backward", candidates, "tanh-GELU, fused", rounds)

@@ -4,7 +4,7 @@ import re
 import tomllib
 
 from notebooks.files import ROOT, is_setup, notebook_paths, read_notebook, write_notebook
-from notebooks.reading import with_reading_time
+from notebooks.reading import minutes, with_reading_time
 from notebooks.running import fold
 
 BADGE = "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({url})"
@@ -75,16 +75,23 @@ def write_badges(root=ROOT):
                 cell.source = BADGE_PATTERN.sub(badge(path, settings), cell.source)
             elif is_setup(cell):
                 cell.source = setup_source(path, settings)
-        write_notebook(fold(with_reading_time(notebook)), root / path)
+        write_notebook(with_reading_time(fold(notebook)), root / path)
     readme = root / "README.md"
     if readme.exists():
         text = readme.read_text(encoding="utf-8")
-        lines = [readme_line(line, settings) for line in text.splitlines()]
+        lines = [readme_line(line, settings, root) for line in text.splitlines()]
         readme.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def readme_line(line, settings):
-    """A README line whose Colab and Binder links and clone command point at the repository of `settings`."""
+def readme_line(line, settings, root=ROOT):
+    """A README line as it has to be.
+
+    Its Colab and Binder links and clone command point at the repository of `settings`, and a row of the map
+    that links a notebook says how many minutes it takes to read.
+    """
+    row = re.match(r"\| [^|]*\]\((\w+/\w+\.ipynb)\)", line)
+    if row and (root / row[1]).exists():
+        line = re.sub(r"\| \d+ min \|", f"| {minutes(read_notebook(root / row[1]))} min |", line, count=1)
     github = settings["repository"].removeprefix("https://github.com/")
     link = rf"https://colab.research.google.com/github/{github}/blob/{settings['revision']}/\1"
     line = re.sub(r"https://colab\.research\.google\.com/github/[^/]+/[^/]+/blob/[^/]+/([^)\s]+)", link, line)
