@@ -210,8 +210,9 @@ class TransformerBlock(nn.Module):
     """Attention, then feed-forward, each added to its input: (B, T, D) -> (B, T, D).
 
     norm_position "pre" is Radford et al. 2019, section 2.3; "post" is Vaswani et al. 2017, section 3.1. rope:
-    the rotation that blocks share; None: one of its own, where the configuration asks for one. With
-    return_weights the attention weights (B, H, T, S) come as a second result.
+    the rotation that blocks share; None: one of its own, where the configuration asks for one. Its angles are
+    looked up for `positions`, or come as cos_sin=rope.cos_sin(positions, x.dtype). With return_weights the
+    attention weights (B, H, T, S) are a second result.
     """
 
     def __init__(self, config, rope=None):
@@ -226,8 +227,9 @@ class TransformerBlock(nn.Module):
         self.feed_forward = feed_forward(c.d_model, c.ff_width, dropout=c.dropout, bias=c.bias)
         self.dropout = nn.Dropout(c.dropout)
 
-    def forward(self, x, cache=None, positions=None, return_weights=False, mask=None):
-        attended = self.attention(self.norm1(x) if self.pre else x, mask, cache, positions, return_weights)
+    def forward(self, x, cache=None, positions=None, return_weights=False, mask=None, cos_sin=None):
+        read = self.norm1(x) if self.pre else x  # (B, T, D)
+        attended = self.attention(read, mask, cache, positions, return_weights, cos_sin)
         if return_weights:
             attended, weights = attended  # (B, T, D), (B, H, T, S)
         if self.training:
@@ -310,11 +312,10 @@ class GPT(nn.Module):
         if padding is not None:
             positions, mask = skip_padding(earlier, token_ids.shape, padding)  # (B, T), (B, 1, T, S)
         x, maps = self.embedding(token_ids, positions), []  # (B, T) -> (B, T, D)
-        if self.rope is not None:
-            positions = self.rope.turns(positions, x.dtype)  # looked up once, for all blocks
+        cos_sin = None if self.rope is None else self.rope.cos_sin(positions, x.dtype)  # once, for all blocks
         for index, block in enumerate(self.blocks):
             past = None if cache is None else cache[index]
-            x = block(x, past, positions, return_weights, mask)  # (B, T, D)
+            x = block(x, past, None, return_weights, mask, cos_sin)  # (B, T, D)
             if return_weights:
                 x, weights = x
                 maps.append(weights)  # (B, H, T, T)

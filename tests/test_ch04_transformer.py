@@ -567,6 +567,16 @@ def test_a_block_alone_has_the_positions_of_its_configuration():
     assert torch.equal(alone(x), inside(x))
 
 
+def test_angles_are_looked_up_once_for_all_blocks(monkeypatch):
+    model, ids, calls = GPT(small(**LLAMA)).eval(), torch.randint(97, (2, 9)), []
+    x, positions, rope = torch.randn(2, 9, 48), torch.arange(9), model.rope
+    block, cos_sin, look_up = model.blocks[1], rope.cos_sin(positions), rope.cos_sin
+    assert torch.equal(block(x, cos_sin=cos_sin), block(x, positions=positions))
+    monkeypatch.setattr(rope, "cos_sin", lambda *given: calls.append(given) or look_up(*given))
+    model(ids)
+    assert len(calls) == 1 and torch.equal(calls[0][0], positions)
+
+
 @pytest.mark.parametrize("position", ["learned", "sinusoidal", "rope"])
 def test_the_order_of_tokens_matters(position):
     model = GPT(small(position=position, init_std=0.2)).eval()
