@@ -22,9 +22,9 @@ __all__ = [
 
 # %% ch03_attention.ipynb #3b862311
 def softmax(x, dim):
-    """Shares along `dim`: positive, 1 in sum; of any shape, and it cannot overflow.
+    """Shares along `dim`: positive, 1 in sum. No exponential can overflow, however large the scores.
 
-    Equal to torch.softmax.
+    Any shape; as torch.softmax.
     """
     exponentials = (x - x.amax(dim=dim, keepdim=True)).exp()
     return exponentials / exponentials.sum(dim=dim, keepdim=True)
@@ -53,13 +53,14 @@ def sliding_window_mask(T, window, S=None, device=None):
     return causal_mask(T, S, device).triu(S - T - window + 1)  # from `window - 1` places back, (T, S)
 
 # %% ch03_attention.ipynb #54d05ef8
-def check_inputs(q, k, v, mask=None):
-    """ValueError for what PyTorch would stretch or cut to fit, without a word.
+def check_inputs(q, k, v, mask=None, grouped=False):
+    """ValueError for what PyTorch would stretch or cut to fit, silently.
 
-    q (..., H, T, d), k and v (..., Hkv, S, d or e) share the dimensions in front, and S is 1 or more. mask:
-    bool, with as many dimensions as the scores (..., H, T, S).
+    q (..., T, d), k and v (..., S, d or e) share the dimensions in front, with grouped all but the one for
+    heads, and S is 1 or more. mask: bool, with as many dimensions as the scores (..., T, S).
     """
-    if q.shape[:-3] != k.shape[:-3] or k.shape[:-1] != v.shape[:-1] or k.size(-2) == 0:
+    shared = -3 if grouped else -2  # how many dimensions at the end may differ
+    if q.shape[:shared] != k.shape[:shared] or k.shape[:-1] != v.shape[:-1] or k.size(-2) == 0:
         raise ValueError(f"k {tuple(k.shape)}, v {tuple(v.shape)} do not fit q {tuple(q.shape)} or are empty")
     if mask is not None and (mask.dtype != torch.bool or mask.dim() != q.dim()):
         raise ValueError(
@@ -104,7 +105,7 @@ def fused_attention(q, k, v, mask=None, dropout_p=0.0, causal=False):
     Shapes, mask and errors are the same, but k and v (B, Hkv, S, d) may have fewer heads than q
     (B, H, T, d). causal=True hides the future too, on top of `mask`, with the last query at the last key.
     """
-    check_inputs(q, k, v, mask)
+    check_inputs(q, k, v, mask, grouped=q.dim() == 4)
     T, S = q.size(-2), k.size(-2)
     causal = causal and T > 1  # a single query is the last one and sees every key
     if causal and (mask is not None or T != S):
