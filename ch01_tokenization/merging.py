@@ -82,8 +82,8 @@ def neighbours(begins, ends, merged, token, length):
 class PairQueue:
     """Pairs by count. `pop` gives the most frequent, among equals the one that sorts last by `key`.
 
-    A count may fall at any time, and never rises. So pairs wait in one list for each count, unsorted; only
-    the list of the highest count is sorted, after those whose count has fallen were moved to theirs.
+    A count may fall at any time, and never rises. So pairs wait in one unsorted list for each count; only the
+    list of the highest count is sorted, and a pair whose count has fallen then moves to another list.
     """
 
     def __init__(self, counts, key):
@@ -105,21 +105,14 @@ class PairQueue:
     def pop(self):
         """The next pair, which leaves the queue; None when there is none."""
         while self.best or self.levels:
-            if self.best:
-                pair = self.best.pop()
-                if self._is_true(pair):
-                    return pair
-            else:
+            if not self.best:
                 self.top = -heapq.heappop(self.levels)
-                self.best = sorted(filter(self._is_true, self.waiting.pop(self.top)), key=self.key)
+                self.best = sorted(self.waiting.pop(self.top), key=self.key)
+            pair = self.best.pop()
+            if self.counts[pair] == self.top:
+                return pair
+            self.push(pair)  # its count has fallen
         return None
-
-    def _is_true(self, pair):
-        """Whether the count is still the highest; if it has fallen, the pair goes where it belongs."""
-        if self.counts[pair] == self.top:
-            return True
-        self.push(pair)
-        return False
 
 # %% ch01_deeper.ipynb #f389f8a1
 def learn_merges(word_counts, n_merges, progress=False):
