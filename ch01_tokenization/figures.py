@@ -89,7 +89,14 @@ def draw_pipeline(chapter):
 
 
 def draw_tokens(tokens, title="", per_line=60, shades=None):
-    """Show tokens as boxes, one after another.
+    """Show tokens as boxes, see `token_boxes`; the alternative text names them all."""
+    token_boxes(tokens, title, per_line, shades)
+    shown = " | ".join(_printable(token) for token in tokens)
+    show(f"{title}{': ' if title else ''}{len(tokens)} tokens as boxes: {shown}")
+
+
+def token_boxes(tokens, title="", per_line=60, shades=None):
+    """Draw tokens as boxes, one after another; returns the axes.
 
     A space is drawn as a raised dot, a line break as an arrow that ends the line. Bytes that are no text, and
     characters that the font lacks, are drawn as hexadecimal numbers.
@@ -126,7 +133,7 @@ def draw_tokens(tokens, title="", per_line=60, shades=None):
     axes.set(xlim=(-0.2, width + 0.2), ylim=(-last_row - 0.15, 0.95))
     axes.set_title(title, loc="left")
     axes.axis("off")
-    show(f"{title}{': ' if title else ''}{len(tokens)} tokens as boxes: {' | '.join(shown)}")
+    return axes
 
 
 def _printable(token):

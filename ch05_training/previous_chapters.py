@@ -10,16 +10,22 @@ from ch01_tokenization.figures import COLORS, draw_matrix, draw_pipeline, show, 
 from ch01_tokenization.tokenizer import BPETokenizer  # noqa: E402
 from ch02_embeddings.embeddings import LearnedPositionalEmbedding, TokenEmbedding  # noqa: E402
 from ch04_transformer.accounting import forward_flops  # noqa: E402
-from ch04_transformer.transformer import GPT, GPTConfig, check_choices, count_parameters  # noqa: E402
+from ch04_transformer.fields import Count, NotNegative, Positive, Share, Size, check_fields  # noqa: E402
+from ch04_transformer.transformer import GPT, GPTConfig, count_parameters  # noqa: E402
 
 __all__ = [
     "BPETokenizer",
     "COLORS",
+    "Count",
     "GPT",
     "GPTConfig",
     "LearnedPositionalEmbedding",
+    "NotNegative",
+    "Positive",
+    "Share",
+    "Size",
     "TokenEmbedding",
-    "check_choices",
+    "check_fields",
     "count_parameters",
     "draw_matrix",
     "draw_pipeline",

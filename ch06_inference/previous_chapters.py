@@ -12,13 +12,14 @@ from ch01_tokenization.figures import (  # noqa: E402
     draw_pipeline,
     draw_tokens,
     show,
+    token_boxes,
     use_course_style,
 )
 from ch01_tokenization.tokenizer import BPETokenizer, byte_of_character  # noqa: E402
 from ch02_embeddings.embeddings import RotaryEmbedding  # noqa: E402
-from ch03_attention.attention import check_count  # noqa: E402
-from ch04_transformer.convert import check_fit, config_from_hf, config_to_hf, from_hf, to_hf  # noqa: E402
-from ch04_transformer.transformer import GPT, GPTConfig, check_is_config, count_parameters  # noqa: E402
+from ch04_transformer.convert import config_from_hf, config_to_hf, from_hf, to_hf  # noqa: E402
+from ch04_transformer.fields import Bounds, Count, NotNegative, Positive, Size, check_fields  # noqa: E402
+from ch04_transformer.transformer import GPT, GPTConfig, count_parameters  # noqa: E402
 from ch05_training.config import check_compiler  # noqa: E402
 from ch05_training.data import TokenDataset  # noqa: E402
 from ch05_training.training import (  # noqa: E402
@@ -35,19 +36,22 @@ from ch05_training.training import (  # noqa: E402
 
 __all__ = [
     "BPETokenizer",
+    "Bounds",
     "COLORS",
+    "Count",
     "GPT",
     "GPTConfig",
+    "NotNegative",
+    "Positive",
     "RotaryEmbedding",
+    "Size",
     "TokenDataset",
     "TrainConfig",
     "Trainer",
     "bits_per_byte",
     "byte_of_character",
     "check_compiler",
-    "check_count",
-    "check_fit",
-    "check_is_config",
+    "check_fields",
     "config_from_hf",
     "config_to_hf",
     "count_parameters",
@@ -63,8 +67,9 @@ __all__ = [
     "pick_device",
     "plot_history",
     "read_checkpoint",
+    "show",
     "split_plays",
     "to_hf",
-    "show",
+    "token_boxes",
     "use_course_style",
 ]

@@ -40,7 +40,6 @@ from ch06_inference.inference import decode_pieces, stream, surprises
 from ch06_inference.maps import (
     attention_maps,
     browse_attention,
-    check_head,
     first_token_scores,
     induction_scores,
     plot_attention,
@@ -219,7 +218,7 @@ def test_rows_with_different_lengths_and_ends(kind, use_cache):  # known bug 27
 
 
 @pytest.mark.parametrize("kind", KINDS[::3], ids=IDS[::3])
-@pytest.mark.parametrize("capacity", [1, 3, 256])
+@pytest.mark.parametrize("capacity", [0, 1, 3, 256])
 @torch.no_grad()
 def test_growing_changes_nothing(kind, capacity):
     model, ids = make_model(context=20, **kind), torch.randint(50, (2, 20))
@@ -232,7 +231,7 @@ def test_growing_changes_nothing(kind, capacity):
         if past is not None:  # what was there is still there, wherever it lies now
             assert torch.equal(layer.keys[:, :, :t], past[0]) and torch.equal(layer.values[:, :, :t], past[1])
         past = [tensor[:, :, : t + 1].clone() for tensor in (layer.keys, layer.values)]
-    doublings = {1: [1, 2, 4, 8, 16, 20], 3: [3, 6, 12, 20], 256: [20]}[capacity]
+    doublings = {0: [1, 2, 4, 8, 16, 20], 1: [1, 2, 4, 8, 16, 20], 3: [3, 6, 12, 20], 256: [20]}[capacity]
     assert sorted(set(seen)) == doublings and seen == sorted(seen)
     assert all(capacity >= n for n, capacity in enumerate(seen, 1))
 
@@ -243,6 +242,14 @@ def test_growing_to_a_long_piece_doubles_until_it_fits():
     keys, values = layer.append(torch.zeros(1, 1, 19, 4), torch.zeros(1, 1, 19, 4))
     assert layer.capacity == 24 and keys.shape == values.shape == (1, 1, 21, 4)
     assert keys[0, 0, :, 0].tolist() == [1] * 2 + [0] * 19
+
+
+def test_a_layer_on_its_own_keeps_every_token():
+    """The limit of the context is the model's, in make_room: a layer past it loses nothing in silence."""
+    layer, tokens = LayerCache(limit=4, capacity=2), torch.randn(1, 2, 7, 8)
+    for t in range(7):
+        keys, values = layer.append(tokens[:, :, t : t + 1], -tokens[:, :, t : t + 1])
+    assert torch.equal(keys, tokens) and torch.equal(values, -tokens)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
@@ -276,8 +283,6 @@ def test_a_full_cache_says_so_and_stays_as_it_was():
     message = "16 tokens in the cache and 1 more pass context_length=16; start a new cache .*slide=True"
     with pytest.raises(ValueError, match=message):
         model(torch.randint(50, (1, 1)), cache)
-    with pytest.raises(ValueError, match="17 tokens are more than the cache's limit of 16"):
-        cache[0].append(torch.zeros(1, 4, 1, 8), torch.zeros(1, 4, 1, 8))
     assert cache.length == 16
     cache.rewind(10)
     with pytest.raises(ValueError, match="10 tokens in the cache and 7 more pass context_length=16"):
@@ -285,8 +290,8 @@ def test_a_full_cache_says_so_and_stays_as_it_was():
     assert close(model(ids[:, 10:], cache), whole[:, 10:])
 
 
-@pytest.mark.parametrize("rows", [(1, 3), (3, 1), (2, 3)], ids=str)
-@pytest.mark.parametrize("capacity", [3, 4, 256])
+@pytest.mark.parametrize("rows", [(1, 3), (3, 1)], ids=str)
+@pytest.mark.parametrize("capacity", [3, 256])
 @torch.no_grad()
 def test_another_batch_size_is_refused(rows, capacity):
     """Also when the cache must grow for it."""
@@ -300,12 +305,6 @@ def test_another_batch_size_is_refused(rows, capacity):
     assert cache.length == 3
     whole = model(ids[: rows[0]])
     assert close(model(ids[: rows[0], 3:], cache), whole[:, 3:])  # and goes on
-
-
-@pytest.mark.parametrize("capacity", [0, -1, 1.5, "8"])
-def test_bad_capacity(capacity):
-    with pytest.raises(ValueError, match="capacity=.* is not a whole number of 1 or more; leave it out"):
-        KVCache(make_model().config, capacity)
 
 
 @pytest.mark.parametrize("kind", KINDS[::3], ids=IDS[::3])
@@ -323,7 +322,7 @@ def test_rewind_and_go_on_equals_a_fresh_cache(kind, length):  # known bug 8
     assert close(model(others[:, length:], cache), model(text)[:, length:])
 
 
-@pytest.mark.parametrize("length", [-1, 6, 100])
+@pytest.mark.parametrize("length", [-1, 6])
 def test_rewind_needs_so_many_tokens(length):
     model = make_model()
     cache = KVCache(model.config)
@@ -355,7 +354,7 @@ def reference_slide(model, ids, sizes, n_hidden=0):
     positions = torch.arange(T)
     x = reference.embedding(ids, positions)
     for block in reference.blocks:
-        x = block(x, None, positions, False, mask)
+        x = block(x, positions=positions, mask=mask[None, None])
     return reference.lm_head(reference.norm(x)), n_times
 
 
@@ -403,10 +402,9 @@ def test_a_sliding_cache_in_lower_precision():
         assert F.cosine_similarity(pieces.double(), exact, dim=-1).min() > 1 - tolerance
 
 
-@pytest.mark.parametrize("position", ["learned", "sinusoidal"])
-def test_slide_needs_rotary_positions(position):
-    with pytest.raises(ValueError, match=f"slide=True needs position='rope': a {position} position cannot"):
-        KVCache(make_model(position=position).config, slide=True)
+def test_slide_needs_rotary_positions():
+    with pytest.raises(ValueError, match="slide=True needs position='rope', got 'learned'"):
+        KVCache(make_model(position="learned").config, slide=True)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)], ids=str)
@@ -469,12 +467,6 @@ def test_pad_left():
     assert ids.dtype == padding.dtype == torch.long
     ids, padding = pad_left([[1, 2], [3, 4]])
     assert ids.tolist() == [[1, 2], [3, 4]] and padding.tolist() == [0, 0]
-
-
-@pytest.mark.parametrize("rows", [[], [[1], []], [[[1, 2]]], [3]], ids=str)
-def test_pad_left_needs_an_id_in_each_row(rows):
-    with pytest.raises(ValueError, match="rows of shapes .*; rows must be lists of ids"):
-        pad_left(rows)
 
 
 # ---------------------------------------------------------------- sampling
@@ -727,55 +719,28 @@ def test_the_mode_of_the_model_is_left_alone(training):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperature": -1.0}, "temperature=-1.0 must be a number of at least 0; 0 is greedy, 0.8 usual"),
-        ({"temperature": math.nan}, "temperature=nan must be a number of at least 0"),
-        ({"temperature": math.inf}, "temperature=inf must be a number of at least 0"),
-        ({"top_k": 0}, "top_k=0 is not a whole number of 1 or more; leave it out to keep all tokens"),
-        ({"top_k": -3}, "top_k=-3 is not a whole number"),
-        ({"top_k": 1.5}, "top_k=1.5 is not a whole number"),
-        ({"top_p": 0.0}, "top_p=0.0 must be above 0 and at most 1; leave it out to keep all tokens"),
-        ({"top_p": -0.5}, "top_p=-0.5 must be above 0"),
-        ({"top_p": 1.5}, "top_p=1.5 must be above 0"),
-        ({"top_p": math.nan}, "top_p=nan must be above 0"),
+        (
+            {"temperature": -1.0},
+            "temperature=-1.0 must be at least 0; 0 is greedy, 0.8 usual",
+        ),  # known bug 24
+        ({"top_p": 95}, "top_p=95 must be above 0 and at most 1; leave it out to keep all tokens"),
         ({"repetition_penalty": 0}, "repetition_penalty=0 must be above 0; 1 changes nothing, 1.2 is usual"),
-        ({"repetition_penalty": -1.2}, "repetition_penalty=-1.2 must be above 0"),
-        ({"repetition_penalty": math.nan}, "repetition_penalty=nan must be above 0"),
+        ({"eos_id": 50}, "eos_id=50 is not one of this model.s ids; take the tokenizer.s eot_token"),
+        ({"padding": torch.tensor([3])}, r"padding=\[3\] leaves no token in a row, or is negative"),
     ],
-)
-@pytest.mark.parametrize("temperature", [0, 1])
-def test_bad_sampling_arguments(options, message, temperature):  # known bug 24
-    options = {"temperature": temperature} | options
-    with pytest.raises(ValueError, match=message):
-        generate(make_model(), torch.zeros(1, 3, dtype=torch.long), 2, **options)
-    if "repetition_penalty" not in options:
-        with pytest.raises(ValueError, match=message):
-            sample_next(torch.randn(1, 5), **options)
-
-
-@pytest.mark.parametrize(
-    ("ids", "options", "message"),
-    [
-        ([[1, 2]], {}, r"token_ids is list: a tensor \(B, T\) with at least one token is needed"),
-        (torch.tensor([1, 2]), {}, r"token_ids is \(2,\): a tensor \(B, T\)"),
-        (torch.zeros(1, 0, dtype=torch.long), {}, r"token_ids is \(1, 0\): .*eot_token.*pad_left"),
-        (torch.tensor([[50]]), {}, "token id 50 "),
-        (torch.tensor([[-1]]), {}, "token id -1 "),
-        (torch.tensor([[1.0]]), {}, "token id.*float32"),
-        (None, {"max_new_tokens": 0}, "max_new_tokens=0 is not a whole number of 1 or more; say how many"),
-        (None, {"max_new_tokens": -1}, "max_new_tokens=-1 is not"),
-        (None, {"max_new_tokens": 1.5}, "max_new_tokens=1.5 is not"),
-        (None, {"eos_id": 50}, "eos_id=50 is no id of this model: give a whole number, 0 to 49"),
-        (None, {"eos_id": -1}, "eos_id=-1 is no id of this model: give a whole number, 0 to 49"),
-        (None, {"eos_id": 1.5}, "eos_id=1.5 is no id of this model: give a whole number, 0 to 49"),
-        (None, {"padding": torch.tensor([0.5])}, r"padding is torch.float32 \(1,\); give one whole number"),
-        (None, {"padding": torch.tensor(1)}, r"padding is torch.int64 \(\); give one whole number"),
-    ],
+    ids=str,
 )
 @pytest.mark.parametrize("use_cache", [True, False])
-def test_bad_arguments(ids, options, message, use_cache):
-    ids = torch.zeros(1, 3, dtype=torch.long) if ids is None else ids
+def test_what_would_go_wrong_in_silence_is_refused(options, message, use_cache):
     with pytest.raises(ValueError, match=message):
-        generate(make_model(), ids, **{"max_new_tokens": 5, "use_cache": use_cache} | options)
+        generate(make_model(), torch.zeros(1, 3, dtype=torch.long), 2, use_cache=use_cache, **options)
+
+
+def test_padding_of_an_empty_row_is_refused():
+    """pad_left fills it up, and then there is nothing to go on from."""
+    ids, padding = pad_left([[1, 2], torch.tensor([], dtype=torch.long)])
+    with pytest.raises(ValueError, match=r"padding=\[0, 2\] leaves no token in a row"):
+        generate(make_model(), ids, 3, padding=padding)
 
 
 # ---------------------------------------------------------------- the same as transformers
@@ -925,10 +890,10 @@ def test_stream_needs_an_end_of_text(speaker, plays):
         next(stream(speaker, bare, "a", 5))
 
 
-@pytest.mark.parametrize("options", [{"temperature": -1}, {"top_k": 0}, {"max_new_tokens": 0}], ids=str)
-def test_stream_refuses_what_generate_refuses(speaker, tokenizer, options):
-    with pytest.raises(ValueError, match=next(iter(options))):
-        list(stream(speaker, tokenizer, "a", **{"max_new_tokens": 5} | options))
+def test_no_new_tokens_are_none(speaker, tokenizer):
+    assert list(stream(speaker, tokenizer, "a", 0)) == []
+    ids = torch.randint(10, (2, 3))
+    assert torch.equal(generate(speaker, ids, 0), ids)
 
 
 @given(
@@ -982,7 +947,7 @@ def test_surprises_of_special_tokens_are_those_of_text(speaker, tokenizer):  # k
 
 
 def test_surprises_of_nothing(speaker, tokenizer):
-    with pytest.raises(ValueError, match="text"):
+    with pytest.raises(ValueError, match="the text is empty"):
         surprises(speaker, tokenizer, "")
 
 
@@ -1043,38 +1008,15 @@ def test_attention_maps_of_too_little_or_too_much(speaker, tokenizer, text):
         attention_maps(speaker, tokenizer, text)
 
 
-@pytest.mark.parametrize(
-    ("layer", "head", "message"),
-    [
-        (2, 0, "layer=2 does not exist; this model has layers 0 to 1"),
-        (-1, 0, "layer=-1 does not exist"),
-        (0, 4, "head=4 does not exist; this model has heads 0 to 3"),
-        (0.0, 1, "layer=0.0 does not exist"),
-    ],
-)
-def test_heads_that_do_not_exist(layer, head, message):
-    maps = torch.zeros(2, 4, 3, 3)
-    with pytest.raises(ValueError, match=message):
-        check_head(maps, layer, head)
-    with pytest.raises(ValueError, match=message):
-        plot_attention(["a", "b", "c"], maps, layer, head)
-
-
-@pytest.mark.parametrize(("layer", "head"), [(0, None), (None, 3)])
-def test_layer_and_head_go_together(layer, head):
-    with pytest.raises(ValueError, match=f"layer={layer} and head={head}: give both for one head"):
+@pytest.mark.parametrize(("layer", "head"), [(2, 0), (-1, 0), (0, None)])
+def test_heads_that_do_not_exist(layer, head):
+    with pytest.raises(ValueError, match=f"layer={layer}, head={head}: give both, 0 to 1 and 0 to 3, or"):
         plot_attention(["a", "b", "c"], torch.zeros(2, 4, 3, 3), layer, head)
 
 
 def test_the_tokens_are_those_of_the_maps():
     with pytest.raises(ValueError, match="2 tokens do not label maps of 3"):
         plot_attention(["a", "b"], torch.zeros(2, 4, 3, 3))
-
-
-@pytest.mark.parametrize("padding", [[-1, 0], [5, 0]])
-def test_padding_that_leaves_no_token(padding):
-    with pytest.raises(ValueError, match=r"padding=\[.*\] leaves no token in a row, or is negative"):
-        generate(make_model(), torch.randint(50, (2, 5)), 3, padding=torch.tensor(padding))
 
 
 @pytest.mark.parametrize("n_rows", [1, 2, 8, 32, 33])
@@ -1112,18 +1054,18 @@ def test_browsing_with_widgets(monkeypatch):
     monkeypatch.setitem(sys.modules, "ipywidgets", stub)
     monkeypatch.setattr(maps_module.importlib.util, "find_spec", lambda name: stub)
     shown = []
-    monkeypatch.setattr(plt, "show", lambda: shown.append(plt.gcf().axes[0].get_title()))
+    monkeypatch.setattr(maps_module, "show", lambda alt: shown.append((alt, plt.gcf().axes[0].get_title())))
     show, sliders = browse_attention(["a", "b"], torch.rand(2, 3, 2, 2))
     assert sliders == {"layer": (0, 0, 1), "head": (0, 0, 2)}  # value, least, most
     show(1, 2)
-    assert len(shown) == 1 and "layer 1" in shown[0] and "head 2" in shown[0]
+    assert len(shown) == 1 and all("layer 1" in text and "head 2" in text for text in shown[0])
 
 
 @pytest.mark.usefixtures("drawn")
 def test_browsing_with_the_real_widgets(monkeypatch):
     widgets = pytest.importorskip("ipywidgets")
     shown = []
-    monkeypatch.setattr(plt, "show", lambda: shown.append(plt.gcf().axes[0].get_title()))
+    monkeypatch.setattr(maps_module, "show", lambda alt: shown.append((alt, plt.gcf().axes[0].get_title())))
     view = browse_attention(["a", "b"], torch.rand(2, 3, 2, 2))
     layer, head = (w for w in view.children if isinstance(w, widgets.IntSlider))
     assert (layer.min, layer.max, head.min, head.max) == (0, 1, 0, 2)
@@ -1180,5 +1122,3 @@ def test_induction_scores_of_heads_that_are_known(n_tokens, n_rows):
 def test_induction_scores_of_a_model(speaker):
     a, b = (induction_scores(speaker, 8, generator=torch.Generator().manual_seed(0)) for _ in range(2))
     assert a.shape == (2, 4) and torch.equal(a, b) and ((a >= 0) & (a <= 1)).all()
-    with pytest.raises(ValueError, match="18 tokens are more than context_length=16"):
-        induction_scores(speaker, 9)

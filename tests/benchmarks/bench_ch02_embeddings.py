@@ -33,18 +33,18 @@ def rotary(shape, goal, backward, rounds):
         layout: RotaryEmbedding(d, T, interleaved=layout == "interleaved")
         for layout in ("interleaved", "halves")
     }
-    turns = {
+    ways = {
         layout: lambda rope=rope: (rope(q, positions), rope(k, positions)) for layout, rope in ropes.items()
     }
-    turns["transformers"] = lambda: apply_rotary_pos_emb(q, k, cos, sin)
+    ways["transformers"] = lambda: apply_rotary_pos_emb(q, k, cos, sin)
 
-    def once(turn):
-        turned = turn()
+    def once(way):
+        turned = way()
         if backward:
             torch.autograd.grad(turned, (q, k), [x.detach() for x in turned])
 
     times = max(1, 2_000_000 // q.numel()) if T > 1 else 200
-    candidates = {name: repeat(lambda turn=turn: once(turn), times) for name, turn in turns.items()}
+    candidates = {name: repeat(lambda way=way: once(way), times) for name, way in ways.items()}
     what = "forward and backward" if backward else "forward"
     goals = {"interleaved": goal} if goal else None
     compare(
