@@ -74,9 +74,8 @@ def neighbours(begins, ends, merged, token, length):
         before[ends[place - 1]].append(place)
         behind[begins[place + size]].append(place)
     before.pop(NOTHING, None), behind.pop(NOTHING, None)
-    behind.pop(token, None)  # two new tokens side by side are in `before` already
     found = {left + token: [place - length[left] for place in places] for left, places in before.items()}
-    return found | {token + right: places for right, places in behind.items()}
+    return found | {token + right: places for right, places in behind.items()}  # token + token: once
 
 # %% ch01_deeper.ipynb #17da89d1
 class PairQueue:
