@@ -1,0 +1,121 @@
+"""Texts of any size: pieces that can be encoded one by one, and a memory for what has been encoded."""
+
+# Written by `make export` from ch01_deeper.ipynb; change it there.
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+
+import regex
+
+from .splitting import GPT2_SPLIT_PATTERN, GPT4_SPLIT_PATTERN, special_pattern, split_words
+
+__all__ = [
+    "find_pieces",
+    "Remembered",
+    "safe_segments",
+    "count_words",
+    "to_utf8",
+]
+
+# %% ch01_deeper.ipynb #0aefffcb
+# White space and what follows it. Python's re counts \x1c to \x1f as white space, the split patterns do not.
+_PIECE = re.compile(r"[^\S\x1c-\x1f]*[\S\x1c-\x1f]+|\s+")
+_LONG_SPACE = re.compile(r"\s\s(?!\S)")
+
+
+def find_pieces(text, pattern):
+    """Pieces of a text, larger than words, that can be split into words one by one with the same result.
+
+    They are known for GPT-2's pattern. For any other the whole text is the one piece.
+    """
+    if pattern != GPT2_SPLIT_PATTERN:
+        return [text]
+    if "\0" in text or _LONG_SPACE.search(text):
+        return _PIECE.findall(text)
+    # A cut in front of white space is right when what comes before is none, and inside of a run of two that
+    # a word follows. So here every space and line break may be cut at, which needs no regular expression.
+    return text.replace(" ", "\0 ").replace("\n", "\0\n").split("\0")
+
+# %% ch01_deeper.ipynb #2f960f00
+class Remembered(dict):
+    """{key: compute(key)}: what is missing is computed, and kept while it is short.
+
+    When there are too many keys, all are forgotten, so that the memory is bounded.
+    """
+
+    def __init__(self, compute, max_keys=100_000, max_length=30):
+        self.compute, self.max_keys, self.max_length = compute, max_keys, max_length
+
+    def __missing__(self, key):
+        value = tuple(self.compute(key))
+        if len(key) <= self.max_length:
+            if len(self) >= self.max_keys:
+                self.clear()
+            self[key] = value
+        return value
+
+# %% ch01_deeper.ipynb #bfaf7b4e
+# (?r) searches from the right.
+_SAFE_CUT = regex.compile(r"(?r)(?<=[\p{L}\p{N}])(?=[^\p{L}\p{M}\p{N}'])|(?<=\S)(?=[^\S\r\n])")
+
+
+def safe_segments(texts, special_tokens=(), pattern=GPT2_SPLIT_PATTERN):
+    """A str, or an iterable of str, as one text -> segments of it that can be encoded one by one.
+
+    A segment ends where no word of GPT-2's or GPT-4's pattern goes across, and never inside a special token.
+    Text without such a place is held back until one comes. For another pattern all text is, since nothing
+    is known of its words. ValueError for what is not text, and for a dict, whose keys are not its texts.
+    """
+    known = pattern in (GPT2_SPLIT_PATTERN, GPT4_SPLIT_PATTERN)
+    special, longest = special_pattern(frozenset(special_tokens)), max(map(len, special_tokens), default=1)
+    held, wanted = "", 0
+    for chunk in [texts] if isinstance(texts, str) or not isinstance(texts, Iterable) else texts:
+        if not isinstance(chunk, str) or isinstance(texts, dict):
+            found = type(texts if isinstance(texts, dict | bytes) else chunk).__name__
+            raise ValueError(f"expected a str or an iterable of str, such as plays.values(), got {found}")
+        held += chunk
+        if known and len(held) >= wanted:
+            cut = _last_cut(held, special, longest)
+            if cut:
+                yield held[:cut]
+            held = held[cut:]
+            wanted = 0 if cut else 2 * len(held)  # no place yet: look again when there is twice as much
+    if held:
+        yield held
+
+
+def _last_cut(text, special, longest):
+    """The last safe place to cut a text that may go on; 0 when there is none."""
+    for match in _SAFE_CUT.finditer(text, 0, max(0, len(text) - longest + 1)):
+        cut = match.start()
+        near = special.finditer(text, max(0, cut - longest + 1), cut + longest - 1, overlapped=True)
+        if not any(found.start() < cut < found.end() for found in near):
+            return cut
+    return 0
+
+# %% ch01_deeper.ipynb #a1fae947
+def count_words(texts, pattern=GPT2_SPLIT_PATTERN, special_tokens=()):
+    """A str or an iterable of str -> Counter {word as bytes: how often}, words being the pattern's matches.
+
+    Special tokens separate words and are not counted.
+    """
+    split, special, pieces = regex.compile(pattern), special_pattern(frozenset(special_tokens)), Counter()
+    for segment in safe_segments(texts, special_tokens, pattern):
+        for part in special.split(segment)[::2]:  # without the special tokens themselves
+            pieces.update(find_pieces(part, pattern))
+    words, spelled = defaultdict(int), Counter()
+    for piece, count in pieces.items():
+        for word in split_words(piece, split):
+            words[word] += count
+    for word, count in words.items():
+        spelled[to_utf8(word)] += count
+    return spelled
+
+
+def to_utf8(word):
+    """str -> UTF-8. Half a surrogate pair, which is no character, becomes U+FFFD, as in tiktoken."""
+    try:
+        return word.encode("utf-8")
+    except UnicodeEncodeError:
+        return word.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode("utf-8")
