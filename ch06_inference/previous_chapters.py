@@ -6,6 +6,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ch01_tokenization.corpus import load_plays, package_file, split_plays  # noqa: E402
+from ch01_tokenization.exchange import byte_of_character  # noqa: E402
 from ch01_tokenization.figures import (  # noqa: E402
     COLORS,
     draw_matrix,
@@ -15,7 +16,7 @@ from ch01_tokenization.figures import (  # noqa: E402
     token_boxes,
     use_course_style,
 )
-from ch01_tokenization.tokenizer import BPETokenizer, byte_of_character  # noqa: E402
+from ch01_tokenization.tokenizer import BPETokenizer  # noqa: E402
 from ch02_embeddings.embeddings import RotaryEmbedding  # noqa: E402
 from ch04_transformer.convert import config_from_hf, config_to_hf, from_hf, to_hf  # noqa: E402
 from ch04_transformer.fields import Bounds, Count, NotNegative, Positive, Size, check_fields  # noqa: E402

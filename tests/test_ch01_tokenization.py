@@ -25,8 +25,14 @@ from ch01_tokenization import figures, merging
 from ch01_tokenization.corpus import HELD_OUT_PLAYS, clean_play, package_file, split_plays
 from ch01_tokenization.exchange import digest, vocabulary_from_ranks
 from ch01_tokenization.merging import PairQueue, learn_merges, merge_by_rank, merge_long_word, merge_table
-from ch01_tokenization.splitting import GPT2_SPLIT_PATTERN, GPT4_SPLIT_PATTERN
-from ch01_tokenization.streams import Remembered, count_words, find_pieces, safe_segments
+from ch01_tokenization.splitting import GPT2_SPLIT_PATTERN
+from ch01_tokenization.streams import (
+    GPT4_SPLIT_PATTERN,
+    Remembered,
+    count_words,
+    find_pieces,
+    safe_segments,
+)
 from ch01_tokenization.tokenizer import BPETokenizer, CharTokenizer
 
 # A word's end depends on what follows it, and nothing is known of where this pattern can be cut.
