@@ -31,6 +31,7 @@ from .streams import (
 __all__ = [
     "CharTokenizer",
     "BPETokenizer",
+    "GPT2_SPLIT_PATTERN",
 ]
 
 # %% ch01_tokenization.ipynb #b512d8c3

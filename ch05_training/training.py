@@ -57,6 +57,10 @@ __all__ = [
     "interrupts_wait",
     "stop",
     "Trainer",
+    "TokenDataset",
+    "TrainConfig",
+    "plot_history",
+    "read_checkpoint",
 ]
 
 # %% ch05_training.ipynb #1d9f36f3

@@ -1,3 +1,5 @@
+"""The program of chapter 6 as a package; an old Python is refused in one sentence."""
+
 import sys
 
 if sys.version_info < (3, 11):

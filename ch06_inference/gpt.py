@@ -56,6 +56,11 @@ __all__ = [
     "Defaults",
     "parse",
     "main",
+    "PRESETS",
+    "PROMPTS",
+    "Trainer",
+    "load_run",
+    "new_run_folder",
 ]
 
 # %% ch06_inference.ipynb #7799e24f

@@ -22,6 +22,12 @@ __all__ = [
     "chat_ids",
     "Chat",
     "chat",
+    "LayerCache",
+    "generate",
+    "load_gpt2",
+    "load_smollm2",
+    "plot_attention",
+    "save_pretrained",
 ]
 
 # %% ch06_inference.ipynb #393927d3

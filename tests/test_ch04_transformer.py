@@ -176,14 +176,17 @@ def test_equals_gpt2(dtype, tolerance, shape, tied):
 
 
 @pytest.mark.parametrize("change", [{"n_inner": 100}, {"layer_norm_epsilon": 1e-2}])
-def test_equals_gpt2_of_other_widths(change):  # known bug 13
+# guards against: projections that have to be square
+def test_equals_gpt2_of_other_widths(change):
     assert_equal_models(in_float64(some_gpt2(**change)), 1e-10)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
 @pytest.mark.parametrize("tied", [True, False])
-def test_equals_llama(dtype, tolerance, kv_heads, tied):  # known bugs 10 and 13
+# guards against: rotary layouts mixed up
+# guards against: projections that have to be square
+def test_equals_llama(dtype, tolerance, kv_heads, tied):
     theirs = some_llama(kv_heads=kv_heads, tied=tied)
     assert_equal_models(in_float64(theirs) if dtype == torch.float64 else theirs, tolerance)
 
@@ -347,7 +350,8 @@ def test_older_configurations():
     assert config_from_hf(hf).norm_eps == LlamaConfig().rms_norm_eps  # their default, which is not ours
 
 
-def test_rotary_rows_there_and_back():  # known bug 10
+# guards against: rotary layouts mixed up
+def test_rotary_rows_there_and_back():
     assert to_interleaved(torch.arange(8), 4).tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
     weight = torch.randn(24, 5)
     for head_dim in (2, 4, 6, 12):
@@ -379,7 +383,8 @@ def pairs_of_parts():
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
-def test_parts_equal_pytorch(dtype, tolerance):  # known bug 13: d_ff differs from d_model
+# guards against: projections that have to be square
+def test_parts_equal_pytorch(dtype, tolerance):  # d_ff differs from d_model
     for ours, theirs in pairs_of_parts():
         ours, theirs = ours.to(dtype), theirs.to(dtype)
         mine, others = list(ours.parameters()), list(theirs.parameters())
@@ -469,7 +474,8 @@ def test_swiglu_has_as_many_parameters_as_gelu(d_model):
 
 
 @pytest.mark.parametrize("config", VARIANTS, indirect=True)
-def test_no_logit_sees_the_future(config):  # known bug 1
+# guards against: a mask with its meaning inverted
+def test_no_logit_sees_the_future(config):
     model, ids = GPT(replace(config, init_std=0.2)).eval(), torch.randint(97, (2, 20))
     for t in (1, 12, 19):
         changed = ids.clone()
@@ -586,7 +592,8 @@ def test_the_order_of_tokens_matters(position):
 
 
 @pytest.mark.parametrize("config", VARIANTS, indirect=True)
-def test_tied_weights_are_one_object(config):  # known bug 11
+# guards against: weight tying that copies
+def test_tied_weights_are_one_object(config):
     tied, untied = (GPT(replace(config, tie_weights=tie)) for tie in (True, False))
     assert tied.lm_head.weight is tied.embedding.token.weight
     assert untied.lm_head.weight is not untied.embedding.token.weight
@@ -601,7 +608,8 @@ def test_tied_weights_are_one_object(config):  # known bug 11
 
 @pytest.mark.parametrize("config", VARIANTS, indirect=True)
 @pytest.mark.parametrize("layers", [2, 8])
-def test_initialisation(config, layers):  # known bug 12
+# guards against: a first loss far from the logarithm of the vocabulary
+def test_initialisation(config, layers):
     big = GPT(replace(config, d_model=192, d_ff=256, n_layers=layers, init_std=0.03))
     for name, parameter in big.named_parameters():
         if parameter.dim() == 2:
@@ -612,7 +620,8 @@ def test_initialisation(config, layers):  # known bug 12
             assert (parameter == (0 if name.endswith("bias") else 1)).all(), name
 
 
-def test_a_tied_matrix_is_drawn_once(monkeypatch):  # known bug 12
+# guards against: a first loss far from the logarithm of the vocabulary
+def test_a_tied_matrix_is_drawn_once(monkeypatch):
     model, drawn = GPT(small()), []
     monkeypatch.setattr(torch.Tensor, "normal_", lambda tensor, **options: drawn.append(id(tensor)))
     from ch04_transformer.transformer import initialise
@@ -642,13 +651,15 @@ def first_loss(config, batch=(8, 33)):
 
 
 @pytest.mark.parametrize("config", VARIANTS, indirect=True)
-def test_first_loss_is_ln_v(config):  # known bug 12
+# guards against: a first loss far from the logarithm of the vocabulary
+def test_first_loss_is_ln_v(config):
     config = replace(config, vocab_size=1000, d_model=128)
     assert abs(first_loss(config) / math.log(1000) - 1) < 0.03
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_first_loss_of_every_preset(name):  # known bug 12
+# guards against: a first loss far from the logarithm of the vocabulary
+def test_first_loss_of_every_preset(name):
     """With its own width, vocabulary, initial weights and options.
 
     The large ones have one layer here and not 12 to 48, which would take gigabytes: initialise makes the
@@ -689,7 +700,8 @@ def test_bfloat16_model():
     assert logits.dtype == torch.bfloat16 and torch.allclose(logits.float(), exact(ids), atol=0.1)
 
 
-def test_compiled_model_is_the_same_model():  # known bug 14: chapter 5 saves the model and not its wrapper
+# guards against: the compiler's prefix in a checkpoint
+def test_compiled_model_is_the_same_model():  # chapter 5 saves the model and not its wrapper
     model = GPT(small())
     compiled = torch.compile(model, backend="eager")
     ids = torch.randint(97, (2, 9))
@@ -935,7 +947,8 @@ def test_last_only_spares_the_output_layer():
 @pytest.mark.parametrize("config", VARIANTS, indirect=True)
 @pytest.mark.parametrize("filling", [0, 96])
 @torch.no_grad()
-def test_padded_rows_equal_the_rows_alone(config, filling):  # known bug 7
+# guards against: logits read at the padding
+def test_padded_rows_equal_the_rows_alone(config, filling):
     model, ids, lengths = GPT(config).eval(), torch.randint(97, (4, 12)), (12, 1, 7, 11)
     padding = torch.tensor([12 - length for length in lengths])
     for row, n in zip(ids, padding.tolist()):

@@ -83,7 +83,8 @@ def weights(trainer):
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize("ignored", [-100, 3])
-def test_cross_entropy_equals_pytorch(smoothing, reduction, ignored):  # known bug 20
+# guards against: ignored targets that reach the loss
+def test_cross_entropy_equals_pytorch(smoothing, reduction, ignored):
     logits = (torch.randn(4, 6, 10) * 20).requires_grad_()
     targets = torch.randint(10, (4, 6))
     targets[0, :4] = ignored
@@ -98,7 +99,8 @@ def test_cross_entropy_equals_pytorch(smoothing, reduction, ignored):  # known b
         assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
-def test_cross_entropy_with_nothing_to_count_is_zero():  # known bug 20
+# guards against: ignored targets that reach the loss
+def test_cross_entropy_with_nothing_to_count_is_zero():
     logits = torch.randn(3, 10, requires_grad=True)
     loss = cross_entropy(logits, torch.full((3,), -100), 0.1)
     loss.backward()
@@ -174,7 +176,8 @@ def test_cross_entropy_compiles():
         assert torch.allclose(logits.grad, expected, atol=1e-6)
 
 
-def test_adamw_equals_pytorch_over_200_steps():  # known bug 19
+# guards against: AdamW's epsilon or its decay in the wrong place
+def test_adamw_equals_pytorch_over_200_steps():
     ours = GPT(small()).double()
     theirs = copy.deepcopy(ours)
     optimizers = (
@@ -195,7 +198,8 @@ def test_adamw_equals_pytorch_over_200_steps():  # known bug 19
 
 @pytest.mark.parametrize("betas", [(0.9, 0.95), (0.0, 0.0), (0.9, 0.999)])
 @pytest.mark.parametrize("decay", [0.0, 0.1])
-def test_adamw_equals_pytorch_in_float32(betas, decay):  # known bug 19
+# guards against: AdamW's epsilon or its decay in the wrong place
+def test_adamw_equals_pytorch_in_float32(betas, decay):
     """The same gradients for both, tiny, huge, zero and missing, so that rounding is not amplified."""
     ours = [nn.Parameter(torch.randn(5, 3)), nn.Parameter(torch.randn(4)), nn.Parameter(torch.randn(2))]
     theirs = copy.deepcopy(ours)
@@ -220,7 +224,8 @@ def test_adamw_refuses_what_would_spoil_the_weights(wrong):
         AdamW([nn.Parameter(torch.ones(1))], **wrong)
 
 
-def test_adamw_epsilon_comes_after_the_bias_correction():  # known bug 19
+# guards against: AdamW's epsilon or its decay in the wrong place
+def test_adamw_epsilon_comes_after_the_bias_correction():
     a, b = (nn.Parameter(torch.ones(3)) for _ in range(2))
     ours, theirs = (
         AdamW([a], lr=0.1, eps=1e-2),
@@ -233,7 +238,8 @@ def test_adamw_epsilon_comes_after_the_bias_correction():  # known bug 19
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_decay_is_for_matrices_of_linear_layers_only(tied):  # known bug 19
+# guards against: AdamW's epsilon or its decay in the wrong place
+def test_decay_is_for_matrices_of_linear_layers_only(tied):
     model = GPT(small(bias=True, tie_weights=tied))
     decayed, kept = (group["params"] for group in parameter_groups(model, 0.1))
     names = {id(p): name for name, p in model.named_parameters()}
@@ -242,7 +248,8 @@ def test_decay_is_for_matrices_of_linear_layers_only(tied):  # known bug 19
     assert len(decayed) + len(kept) == len(names)
 
 
-def test_schedule():  # known bug 18
+# guards against: a schedule that starts at 0, divides by 0 or never peaks
+def test_schedule():
     rates = [warmup_cosine(step, 1.0, 0.1, 10, 100) for step in range(100)]
     assert rates[0] == pytest.approx(0.1) and rates[9] == 1.0 == max(rates)
     assert rates[:10] == sorted(rates[:10]) and rates[9:] == sorted(rates[9:], reverse=True)
@@ -254,7 +261,8 @@ def test_schedule():  # known bug 18
 
 
 @pytest.mark.parametrize(("warmup", "total"), [(10, 100), (1, 7), (99, 100), (100, 100), (0, 50)])
-def test_schedule_equals_pytorch(warmup, total):  # known bug 18
+# guards against: a schedule that starts at 0, divides by 0 or never peaks
+def test_schedule_equals_pytorch(warmup, total):
     clock = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     start, last = max(0, warmup - 1), total - 1  # the steps with the peak and with the minimum
     schedulers = []
@@ -296,7 +304,8 @@ def test_clipping_without_gradients():
     assert clip_grad_norm_([nn.Parameter(torch.ones(2))], 1.0).item() == 0.0
 
 
-def test_an_epoch_takes_every_window_once():  # known bug 16
+# guards against: accumulation that loses batches
+def test_an_epoch_takes_every_window_once():
     data = TokenDataset(torch.arange(173), 8)
     per_epoch = data.n_windows
     starts = [data.batch(step, 1)[0][0, 0].item() for step in range(3 * per_epoch)]
@@ -306,7 +315,8 @@ def test_an_epoch_takes_every_window_once():  # known bug 16
     assert starts[:per_epoch] != starts[per_epoch : 2 * per_epoch]
 
 
-def test_a_batch_is_a_function_of_seed_and_step(data):  # known bug 23
+# guards against: a resumed run that goes another way
+def test_a_batch_is_a_function_of_seed_and_step(data):
     inputs, targets = data.batch(7, 4, seed=3)
     assert torch.equal(inputs[:, 1:], targets[:, :-1]) and inputs.shape == (4, 16)
     again = TokenDataset(data.token_ids, 16).batch(7, 4, seed=3)
@@ -316,7 +326,8 @@ def test_a_batch_is_a_function_of_seed_and_step(data):  # known bug 23
 
 @pytest.mark.parametrize("n_tokens", [32, 33, 40, 64, 65])
 @pytest.mark.parametrize("batch_size", [1, 3])
-def test_evaluation_takes_every_token_once(n_tokens, batch_size):  # known bug 22
+# guards against: an evaluation that divides by 0, loses a batch or drops out
+def test_evaluation_takes_every_token_once(n_tokens, batch_size):
     data = TokenDataset(torch.arange(n_tokens), 16)
     batches = list(data.in_order(batch_size))
     assert torch.equal(torch.cat([targets.flatten() for _, targets in batches]), torch.arange(1, n_tokens))
@@ -350,7 +361,8 @@ def test_texts_may_be_a_generator(tokenizer):
     assert once.n_bytes == sum(map(len, texts))
 
 
-def test_an_empty_held_out_text(tokenizer):  # known bug 22
+# guards against: an evaluation that divides by 0, loses a batch or drops out
+def test_an_empty_held_out_text(tokenizer):
     with pytest.raises(ValueError, match="^1 tokens are too few for context_length=16; give at least 32 or"):
         TokenDataset.from_texts([], tokenizer, 16)
 
@@ -358,7 +370,8 @@ def test_an_empty_held_out_text(tokenizer):  # known bug 22
 # ---------------------------------------------------------------- evaluation
 
 
-def test_evaluate_is_in_eval_mode_and_exact(data):  # known bug 22
+# guards against: an evaluation that divides by 0, loses a batch or drops out
+def test_evaluate_is_in_eval_mode_and_exact(data):
     model = GPT(small(dropout=0.5)).train()
     result = evaluate(model, data, batch_size=5)
     assert model.training and result == evaluate(model, data, batch_size=5)
@@ -375,7 +388,8 @@ class NothingCounts(TokenDataset):
         yield from ((inputs, targets * 0 - 100) for inputs, targets in super().in_order(batch_size))
 
 
-def test_evaluating_nothing_is_an_error(data):  # known bug 22
+# guards against: an evaluation that divides by 0, loses a batch or drops out
+def test_evaluating_nothing_is_an_error(data):
     with pytest.raises(ZeroDivisionError):
         evaluate(GPT(small()), NothingCounts(data.token_ids, 16))
 
@@ -397,7 +411,9 @@ class Masked(TokenDataset):
 @pytest.mark.parametrize("pieces", [2, 4, 8])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("kind", [TokenDataset, Masked])
-def test_accumulation_equals_one_large_batch(pieces, smoothing, kind):  # known bugs 15 and 16
+# guards against: accumulation that weighs batches wrongly
+# guards against: accumulation that loses batches
+def test_accumulation_equals_one_large_batch(pieces, smoothing, kind):
     data, options = kind(torch.randint(50, (400,)), 16), {"label_smoothing": smoothing}
     large = make_trainer(data, batch_size=8, **options)
     small = make_trainer(data, batch_size=8 // pieces, grad_accum=pieces, **options)
@@ -415,14 +431,16 @@ def test_accumulation_equals_one_large_batch(pieces, smoothing, kind):  # known 
     assert torch.allclose(weights(large), weights(small), atol=1e-6)
 
 
-def test_accumulation_in_float32():  # known bug 15
+# guards against: accumulation that weighs batches wrongly
+def test_accumulation_in_float32():
     data = Masked(torch.randint(50, (400,)), 16)
     a = make_trainer(data, batch_size=8).train_step()
     b = make_trainer(data, batch_size=2, grad_accum=4).train_step()
     assert abs(a["loss"] - b["loss"]) < 1e-6 * 8 and a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-5)
 
 
-def test_every_micro_batch_counts_and_every_step_has_all_of_them(data):  # known bug 16
+# guards against: accumulation that loses batches
+def test_every_micro_batch_counts_and_every_step_has_all_of_them(data):
     asked = []
 
     class Asked(TokenDataset):
@@ -457,7 +475,8 @@ def test_a_copy_task_is_learned():
 
 @pytest.mark.parametrize("vocab_size", [50, 1024, 4096])
 @pytest.mark.parametrize("position", ["learned", "rope"])
-def test_the_first_loss_is_that_of_a_uniform_guess(vocab_size, position):  # known bug 12
+# guards against: a first loss far from the logarithm of the vocabulary
+def test_the_first_loss_is_that_of_a_uniform_guess(vocab_size, position):
     data = TokenDataset(torch.randint(vocab_size, (400,)), 16)
     model = small(vocab_size=vocab_size, position=position)
     loss = make_trainer(data, model=model, batch_size=8).train_step()["loss"]
@@ -490,7 +509,8 @@ def test_history_and_files(data, tmp_path):
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("stop_at", [1, 5])
-def test_a_resumed_run_is_bit_identical(data, tmp_path, precision, stop_at):  # known bug 23
+# guards against: a resumed run that goes another way
+def test_a_resumed_run_is_bit_identical(data, tmp_path, precision, stop_at):
     options = {"model": small(dropout=0.2), "precision": precision, "grad_accum": 2}
     straight = make_trainer(data, tmp_path / "a", **options)
     straight.fit()
@@ -527,7 +547,8 @@ def test_a_skipped_step_is_valid_json(data, tmp_path):
     assert all("Infinity" not in line and json.loads(line)["grad_norm"] is None for line in lines)
 
 
-def test_clipping_sees_unscaled_gradients(data):  # known bug 17
+# guards against: clipping before unscaling, or not at all
+def test_clipping_sees_unscaled_gradients(data):
     norms = [
         make_trainer(data, precision=p, max_norm=0.1).train_step()["grad_norm"]
         for p in ("float16", "float32")
@@ -535,14 +556,16 @@ def test_clipping_sees_unscaled_gradients(data):  # known bug 17
     assert norms[0] == pytest.approx(norms[1], rel=0.05)
 
 
-def test_every_step_is_clipped(data):  # known bug 17
+# guards against: clipping before unscaling, or not at all
+def test_every_step_is_clipped(data):
     trainer = make_trainer(data, max_norm=1e-9, max_lr=1e-3, weight_decay=0.0, eps=1.0)
     before = weights(trainer)
     trainer.fit()
     assert (weights(trainer) - before).abs().max() < 1e-8
 
 
-def test_precision_by_capability(monkeypatch):  # known bug 21
+# guards against: a number format that the device cannot do
+def test_precision_by_capability(monkeypatch):
     cuda = torch.device("cuda")
     for capability, dtype in (((7, 5), torch.float16), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, c=capability: c)
@@ -913,7 +936,8 @@ def killed_runs(jobs, model, config, n_ids):
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_kill_9_at_any_moment_and_the_resumed_run_is_bit_identical(tmp_path, precision):  # known bug 23
+# guards against: a resumed run that goes another way
+def test_kill_9_at_any_moment_and_the_resumed_run_is_bit_identical(tmp_path, precision):
     """Twenty kills: eight while a checkpoint is being written, twelve at random lines of our own code."""
     model = small(d_model=16, n_layers=1, dropout=0.2)
     changes = {"grad_accum": 2, "checkpoint_every": 2, "eval_every": 3, "precision": precision}
@@ -1025,7 +1049,8 @@ def test_the_digest_sees_names_types_shapes_and_numbers():
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
-def test_a_checkpoint_holds_all_of_it(data, tmp_path, precision):  # known bug 23
+# guards against: a resumed run that goes another way
+def test_a_checkpoint_holds_all_of_it(data, tmp_path, precision):
     trainer = make_trainer(data, tmp_path, precision=precision, val_data=data)
     trainer.fit()
     tensors, record = read_checkpoint(newest_checkpoint(tmp_path))
@@ -1121,7 +1146,8 @@ def test_the_first_field_that_differs_is_named_in_resume_too(data, tmp_path, cha
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
 
-def test_tied_weights_are_stored_once_and_stay_tied(tmp_path):  # known bug 11
+# guards against: weight tying that copies
+def test_tied_weights_are_stored_once_and_stay_tied(tmp_path):
     path, model = tmp_path / "c.safetensors", GPT(small())
     save_checkpoint(path, model)
     again = GPT(small())
@@ -1142,7 +1168,8 @@ class Compiled(nn.Module):
         return self._orig_mod(token_ids)
 
 
-def test_a_compiled_run_has_clean_checkpoints(data, tmp_path, monkeypatch):  # known bug 14
+# guards against: the compiler's prefix in a checkpoint
+def test_a_compiled_run_has_clean_checkpoints(data, tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(torch, "compile", lambda f: lambda *inputs: calls.append(f) or f(*inputs))
     monkeypatch.setattr(training, "check_compiler", lambda device: None)
@@ -1155,7 +1182,8 @@ def test_a_compiled_run_has_clean_checkpoints(data, tmp_path, monkeypatch):  # k
     assert torch.equal(weights(plain), weights(trainer))
 
 
-def test_a_model_that_was_compiled_by_hand_is_stored_under_its_own_names(tmp_path):  # known bug 14
+# guards against: the compiler's prefix in a checkpoint
+def test_a_model_that_was_compiled_by_hand_is_stored_under_its_own_names(tmp_path):
     model, path = GPT(small()), tmp_path / "c.safetensors"
     assert any("_orig_mod" in name for name, _ in Compiled(model).named_parameters())
     save_checkpoint(path, Compiled(model), AdamW(model.parameters()))
@@ -1360,14 +1388,16 @@ def test_every_field_is_checked():
         ({"warmup_steps": 101}, "warmup_steps=101 must be at most steps=100"),
     ],
 )
-def test_bad_configurations(change, message):  # known bug 18, for the warm-up
+# guards against: a schedule that starts at 0, divides by 0 or never peaks
+def test_bad_configurations(change, message):  # for the warm-up
     with pytest.raises(ValueError) as error:
         TrainConfig(**GOOD | change)
     assert str(error.value).startswith(message)
 
 
 @pytest.mark.parametrize("warmup", [0, 1, 100])
-def test_a_warm_up_of_any_length_up_to_the_run_trains(data, warmup):  # known bug 18
+# guards against: a schedule that starts at 0, divides by 0 or never peaks
+def test_a_warm_up_of_any_length_up_to_the_run_trains(data, warmup):
     config = TrainConfig(**GOOD | {"warmup_steps": warmup})
     rates = [warmup_cosine(step, 1.0, 0.0, config.warmup_steps, config.steps) for step in range(config.steps)]
     assert all(map(math.isfinite, rates)) and rates[0] > 0 and max(rates) > 0.99
@@ -1381,7 +1411,8 @@ def test_a_warm_up_of_any_length_up_to_the_run_trains(data, warmup):  # known bu
         ((torch.arange(51), 16), "windows of 16 tokens and the id 50 do not fit .* and vocab_size=50"),
     ],
 )
-def test_data_that_do_not_fit_the_model(data, tmp_path, val, message):  # known bug 22, for the empty list
+# guards against: an evaluation that divides by 0, loses a batch or drops out
+def test_data_that_do_not_fit_the_model(data, tmp_path, val, message):  # for the empty list
     """Said at once: the first evaluation, where they would fail, may come after the last step."""
     val = TokenDataset(*val) if val else val
     for train, held_out in ((data, val), (val, None)):

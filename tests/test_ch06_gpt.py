@@ -65,7 +65,8 @@ def test_a_run_holds_all_it_should(run):
     assert all(prompt.strip() in samples for prompt in gpt.PROMPTS) and len(gpt.PROMPTS) == 3
 
 
-def test_the_tokenizer_and_the_model_have_the_same_ids(run):  # known bug 28
+# guards against: ids that the tokenizer cannot decode
+def test_the_tokenizer_and_the_model_have_the_same_ids(run):
     model, tokenizer = gpt.load_run(run)
     assert model.config.vocab_size == tokenizer.n_vocab == 512
     assert model.lm_head.weight.shape[0] == tokenizer.n_vocab
@@ -399,7 +400,8 @@ def test_an_empty_line_is_passed_over(talker, line):
     ],
     ids=ascii,
 )
-def test_any_line_is_text(talker, line):  # known bug 31
+# guards against: special tokens merged, miscounted or injected
+def test_any_line_is_text(talker, line):
     messages, written = talk(talker, [line, "And?", "bye"])
     assert [role for role, _ in messages] == ["user", "assistant"] * 2 and messages[0] == ("user", line)
     assert written.encode()
@@ -789,6 +791,7 @@ def test_new_runs_never_share_a_folder(tmp_path):
     assert len(folders) == 3 and all(folder.is_dir() for folder in folders)
 
 
-def test_text_of_a_user_is_never_a_special_token(run):  # known bug 31
+# guards against: special tokens merged, miscounted or injected
+def test_text_of_a_user_is_never_a_special_token(run):
     tokenizer = BPETokenizer.load(run / "tokenizer.json")
     assert tokenizer.eot_token not in tokenizer.encode_ordinary("a <|endoftext|> b")

@@ -95,7 +95,9 @@ def window_starts(n_prompt, n_new, context):
 @pytest.mark.parametrize("kind", KINDS, ids=IDS)
 @pytest.mark.parametrize("sizes", [[16], [1] * 16, [5, 1, 10], [15, 1], [1, 15]], ids=str)
 @torch.no_grad()
-def test_cached_logits_equal_uncached(kind, sizes):  # known bugs 8 and 9
+# guards against: positions that restart with a cache
+# guards against: several tokens into a cache without a causal mask
+def test_cached_logits_equal_uncached(kind, sizes):
     model = make_model(**kind)
     for seed in range(2):  # a second prompt starts afresh
         ids = torch.randint(50, (3, 16), generator=torch.Generator().manual_seed(seed))
@@ -125,7 +127,9 @@ def test_cached_logits_equal_uncached_in_bfloat16(kind, sizes):
 
 @pytest.mark.parametrize("kind", KINDS, ids=IDS)
 @pytest.mark.parametrize("prompt_length", [1, 15, 16, 17, 30])
-def test_cached_generation_equals_uncached_beyond_the_context(kind, prompt_length):  # known bugs 6 and 9
+# guards against: a window that is off by one
+# guards against: several tokens into a cache without a causal mask
+def test_cached_generation_equals_uncached_beyond_the_context(kind, prompt_length):
     model, ids = make_model(**kind).double(), torch.randint(50, (2, prompt_length))
     with_cache = generate(model, ids, 30, temperature=0)
     assert with_cache.shape == (2, prompt_length + 30) and torch.equal(with_cache[:, :prompt_length], ids)
@@ -158,7 +162,9 @@ def test_generation_in_bfloat16_beyond_the_context(kind):
 @pytest.mark.parametrize("kind", KINDS, ids=IDS)
 @pytest.mark.parametrize("sizes", [[9], [1] * 9, [2, 6, 1]], ids=str)
 @torch.no_grad()
-def test_rows_of_different_lengths_equal_the_rows_alone(kind, sizes):  # known bugs 7 and 8
+# guards against: logits read at the padding
+# guards against: positions that restart with a cache
+def test_rows_of_different_lengths_equal_the_rows_alone(kind, sizes):
     model = make_model(**kind)
     rows = [torch.randint(50, (n,)) for n in (4, 9, 1, 6)]
     ids, padding = pad_left(rows, pad_id=7)
@@ -172,7 +178,8 @@ def test_rows_of_different_lengths_equal_the_rows_alone(kind, sizes):  # known b
 
 @pytest.mark.parametrize("kind", KINDS, ids=IDS)
 @pytest.mark.parametrize("use_cache", [True, False])
-def test_generated_rows_of_different_lengths_equal_the_rows_alone(kind, use_cache):  # known bug 7
+# guards against: logits read at the padding
+def test_generated_rows_of_different_lengths_equal_the_rows_alone(kind, use_cache):
     model = make_model(**kind).double()
     rows = [torch.randint(50, (n,)) for n in (3, 8, 1, 5)]
     ids, padding = pad_left(rows, pad_id=7)
@@ -201,7 +208,8 @@ def test_padded_rows_beyond_the_context(prompts):
 
 @pytest.mark.parametrize("kind", KINDS[::3], ids=IDS[::3])
 @pytest.mark.parametrize("use_cache", [True, False])
-def test_rows_with_different_lengths_and_ends(kind, use_cache):  # known bug 27
+# guards against: a batch that stops when one row does
+def test_rows_with_different_lengths_and_ends(kind, use_cache):
     model = make_model(context=32, vocab_size=12, **kind).double()
     rows = [torch.randint(12, (n,)) for n in (3, 8, 1, 5, 2)]
     eos = generate(model, rows[0][None], 6, temperature=0)[0, -1].item()  # so that row 0 ends, and early
@@ -310,7 +318,8 @@ def test_another_batch_size_is_refused(rows, capacity):
 @pytest.mark.parametrize("kind", KINDS[::3], ids=IDS[::3])
 @pytest.mark.parametrize("length", [0, 1, 6, 12])
 @torch.no_grad()
-def test_rewind_and_go_on_equals_a_fresh_cache(kind, length):  # known bug 8
+# guards against: positions that restart with a cache
+def test_rewind_and_go_on_equals_a_fresh_cache(kind, length):
     model, (ids, others) = make_model(**kind), torch.randint(50, (2, 2, 16))
     cache = KVCache(model.config, capacity=4)
     model(others, cache)
@@ -474,14 +483,16 @@ def test_pad_left():
 
 @pytest.mark.parametrize("options", [{}, {"top_k": 3}, {"top_p": 0.5}, {"top_k": 5, "top_p": 0.9}], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
-def test_temperature_zero_is_greedy(options, dtype):  # known bug 24
+# guards against: temperature 0, and a top-k out of range or with ties
+def test_temperature_zero_is_greedy(options, dtype):
     logits = torch.stack([torch.randperm(50) for _ in range(40)]).to(dtype) - 25
     assert torch.equal(sample_next(logits, temperature=0, **options), logits.argmax(-1))
     assert torch.equal(sample_next(logits, temperature=0.0, **options), logits.argmax(-1))
 
 
 @pytest.mark.parametrize("temperature", [1e-3, 1e-10, 1e-30, 1e-38])
-def test_temperatures_near_zero_come_near_greedy(temperature):  # known bug 24
+# guards against: temperature 0, and a top-k out of range or with ties
+def test_temperatures_near_zero_come_near_greedy(temperature):
     logits = torch.stack([torch.randperm(50) for _ in range(40)]).float() - 25
     assert torch.equal(sample_next(logits, temperature), logits.argmax(-1))
 
@@ -499,7 +510,8 @@ def test_greedy_generation_is_the_argmax_at_every_step(kind, options):
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 5, 8, 9, 1000])
-def test_top_k_keeps_exactly_k(k):  # known bug 24
+# guards against: temperature 0, and a top-k out of range or with ties
+def test_top_k_keeps_exactly_k(k):
     rows = [[1.0, 1, 1, 1, 0, 0, 0, 0], [0.0, 1, 2, 3, 4, 5, 6, 7], [3.0] * 8, [7.0, 6, 5, 4, 3, 2, 1, 0]]
     logits = torch.tensor(rows)
     filtered = top_k_filter(logits, k)
@@ -516,7 +528,8 @@ def test_top_k_keeps_exactly_k(k):  # known bug 24
 @pytest.mark.parametrize(
     ("p", "kept"), [(1e-9, 1), (0.5, 1), (0.51, 2), (0.79, 2), (0.9, 3), (0.99, 4), (1.0, 4)]
 )
-def test_top_p_keeps_the_smallest_set_that_reaches_p(p, kept):  # known bug 25
+# guards against: top-p that drops the token at the threshold
+def test_top_p_keeps_the_smallest_set_that_reaches_p(p, kept):
     probabilities = torch.tensor([[0.05, 0.5, 0.15, 0.3], [0.3, 0.05, 0.5, 0.15]])
     filtered = top_p_filter(probabilities.log(), p)
     assert filtered.isfinite().sum(-1).tolist() == [kept, kept]
@@ -530,7 +543,8 @@ def test_top_p_keeps_the_smallest_set_that_reaches_p(p, kept):  # known bug 25
     st.fractions(min_value=Fraction(1, 10**6), max_value=1),
 )
 @settings(max_examples=300)
-def test_top_p_equals_a_loop(weights, p):  # known bug 25
+# guards against: top-p that drops the token at the threshold
+def test_top_p_equals_a_loop(weights, p):
     filtered = top_p_filter(torch.tensor(weights).float().log() + 3, float(p))
     for row, kept in zip(weights, filtered.isfinite()):
         reached, n = Fraction(0), 0
@@ -544,7 +558,8 @@ def test_top_p_equals_a_loop(weights, p):  # known bug 25
         assert kept.all() or values[kept].min() >= values[~kept].max()
 
 
-def test_top_p_after_top_k_sees_renormalised_probabilities():  # known bug 25
+# guards against: top-p that drops the token at the threshold
+def test_top_p_after_top_k_sees_renormalised_probabilities():
     logits = torch.tensor([[0.4, 0.3, 0.2, 0.1]]).log()
     # of the best two the first has 0.571, so it reaches 0.55 alone; of all four it does not
     draws = sample_next(
@@ -599,7 +614,8 @@ def chi_squared(draws, probabilities):
     ids=str,
 )
 @pytest.mark.parametrize("n_vocab", [6, 40])
-def test_frequencies_follow_the_filtered_softmax(options, n_vocab):  # known bug 26
+# guards against: sampling from logarithms
+def test_frequencies_follow_the_filtered_softmax(options, n_vocab):
     logits = 1.5 * torch.randn(n_vocab, generator=torch.Generator().manual_seed(n_vocab))
     generator = torch.Generator().manual_seed(0)
     draws = sample_next(logits.expand(20_000, -1), **options, generator=generator)
@@ -682,7 +698,8 @@ class Counting(nn.Module):
 
 
 @pytest.mark.parametrize("temperature", [0, 1.0])
-def test_each_row_stops_at_its_own_end(temperature):  # known bug 27
+# guards against: a batch that stops when one row does
+def test_each_row_stops_at_its_own_end(temperature):
     options = {"eos_id": 9, "use_cache": False, "temperature": temperature}
     ids = generate(Counting(), torch.tensor([[3], [7], [9]]), 100, **options)
     # the end counts when it is generated; one in the prompt is only text
@@ -693,7 +710,8 @@ def test_each_row_stops_at_its_own_end(temperature):  # known bug 27
     assert ids.tolist() == [[3, 4, 5, 6, 7], [7, 8, 9, 9, 9]]
 
 
-def test_ids_that_the_tokenizer_does_not_know_are_never_chosen():  # known bug 28
+# guards against: ids that the tokenizer cannot decode
+def test_ids_that_the_tokenizer_does_not_know_are_never_chosen():
     class Padded(Counting):
         def forward(self, *args, **kwargs):
             logits = torch.zeros(1, 1, 10)
@@ -722,7 +740,8 @@ def test_the_mode_of_the_model_is_left_alone(training):
         (
             {"temperature": -1.0},
             "temperature=-1.0 must be at least 0; 0 is greedy, 0.8 usual",
-        ),  # known bug 24
+            # guards against: temperature 0, and a top-k out of range or with ties
+        ),
         ({"top_p": 95}, "top_p=95 must be above 0 and at most 1; leave it out to keep all tokens"),
         ({"repetition_penalty": 0}, "repetition_penalty=0 must be above 0; 1 changes nothing, 1.2 is usual"),
         ({"eos_id": 50}, "eos_id=50 is not one of this model.s ids; take the tokenizer.s eot_token"),
@@ -780,7 +799,8 @@ def test_greedy_generation_equals_transformers(kind, use_cache):
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "tied", "untied"])
-def test_greedy_generation_of_padded_rows_equals_transformers(kind):  # known bug 7
+# guards against: logits read at the padding
+def test_greedy_generation_of_padded_rows_equals_transformers(kind):
     reference = theirs(kind)
     ids, padding = pad_left([torch.randint(61, (n,)) for n in (2, 9, 5)])
     mask = (torch.arange(9) >= padding[:, None]).long()
@@ -837,7 +857,9 @@ def test_stream_takes_any_prompt(speaker, tokenizer, prompt, use_cache):
 
 @pytest.mark.parametrize("prompt", ["HAMLET:\n", "", "a <|endoftext|> b", "O love, " * 20])
 @pytest.mark.parametrize("options", [{"temperature": 0}, {"top_p": 0.9}, {}], ids=str)
-def test_stream_joins_to_what_generate_gives(speaker, tokenizer, prompt, options):  # known bugs 31 and 33
+# guards against: special tokens merged, miscounted or injected
+# guards against: bytes that pass through text
+def test_stream_joins_to_what_generate_gives(speaker, tokenizer, prompt, options):
     eot = tokenizer.eot_token
     prompt_ids = tokenizer.encode_ordinary(prompt) or [eot]
     assert prompt == "" or eot not in prompt_ids
@@ -850,7 +872,8 @@ def test_stream_joins_to_what_generate_gives(speaker, tokenizer, prompt, options
 
 
 @pytest.mark.parametrize("text", ["é🐚数", "a\u0301é", "naïve 🐚🐚", "ß" * 5])
-def test_no_character_is_cut(tokenizer, text):  # known bug 33
+# guards against: bytes that pass through text
+def test_no_character_is_cut(tokenizer, text):
     """One byte a token, and yet each piece is whole characters."""
     script = [*text.encode(), tokenizer.eot_token]
     pieces = list(stream(Scripted(script, tokenizer.n_vocab), tokenizer, "x", 100, use_cache=False))
@@ -868,7 +891,8 @@ def test_stream_ends_at_the_end_of_text(tokenizer):
     assert "".join(pieces) == "abcd\ufffd"  # broken off in the middle of a character
 
 
-def test_stream_never_says_ids_that_only_pad_the_vocabulary(tokenizer):  # known bug 28
+# guards against: ids that the tokenizer cannot decode
+def test_stream_never_says_ids_that_only_pad_the_vocabulary(tokenizer):
     n_vocab = tokenizer.n_vocab + 40
     model = make_model(vocab_size=n_vocab, tie_weights=False)
     with torch.no_grad():
@@ -900,7 +924,8 @@ def test_no_new_tokens_are_none(speaker, tokenizer):
     st.lists(st.integers(0, 255) | st.sampled_from([0xC3, 0xA9, 0xE2, 0x82, 0xF0, 0x9F, 0xFF]), max_size=20)
 )
 @settings(max_examples=300)
-def test_pieces_of_any_bytes_join_to_the_decoded_bytes(some):  # known bug 33
+# guards against: bytes that pass through text
+def test_pieces_of_any_bytes_join_to_the_decoded_bytes(some):
     spelled = SimpleNamespace(decode_bytes=bytes)
     pieces = list(decode_pieces(spelled, some))
     assert "".join(pieces) == bytes(some).decode("utf-8", "replace") and all(pieces)
@@ -941,7 +966,8 @@ def test_surprises_equal_a_computation_token_by_token(tokenizer, context, n_toke
         assert abs(nats[t - 1] - surprise_by_hand(model, ids, start, t)) < 1e-4
 
 
-def test_surprises_of_special_tokens_are_those_of_text(speaker, tokenizer):  # known bug 31
+# guards against: special tokens merged, miscounted or injected
+def test_surprises_of_special_tokens_are_those_of_text(speaker, tokenizer):
     tokens, nats = surprises(speaker, tokenizer, "a<|endoftext|>")
     assert b"".join(tokens) == b"a<|endoftext|>" and len(tokens) > 3 and nats.isfinite().all()
 

@@ -83,7 +83,8 @@ def test_data_packages_are_pinned_by_hash():
     )
 
 
-def test_no_test_compares_without_asserting():  # known bug 34
+# guards against: a comparison without an assert
+def test_no_test_compares_without_asserting():
     """Every test asserts something, by itself or by calling a function of its file that does."""
     import ast
 
@@ -154,6 +155,11 @@ def add_definition(notebook):
     notebook.cells.append(nbformat.v4.new_code_cell("#| export\ndef forgotten(): ...", execution_count=1))
 
 
+def add_code(source):
+    """A breakage that adds a code cell to the notebook of chapter 3."""
+    return edit(lambda nb: nb.cells.append(nbformat.v4.new_code_cell(source, execution_count=1)))
+
+
 def add_stderr(notebook):
     first_code(notebook).outputs = [nbformat.v4.new_output("stream", name="stderr", text="Warning: no")]
 
@@ -168,7 +174,7 @@ BREAKAGES = {
     "has no previous_chapters.py": [lambda root: (root / "ch02_embeddings/previous_chapters.py").unlink()],
     "which is a later chapter": [
         append("ch03_attention/previous_chapters.py", "from ch04_transformer.transformer import GPT\n"),
-        edit(lambda nb: first_code(nb).update(source="import ch05_training.training")),
+        add_code("import ch05_training.training"),
     ],
     "has no stored execution": [edit(lambda nb: first_code(nb).update(execution_count=None))],
     "shows a remote image": [
@@ -188,7 +194,7 @@ BREAKAGES = {
     ],
     "needs exactly one set-up cell": [edit(lambda nb: nb.cells.pop(1))],
     "stored output on stderr": [edit(add_stderr)],
-    "lines of code, and 40 are the limit": [edit(lambda nb: first_code(nb).update(source="x = 1\n" * 41))],
+    "lines of code, and 40 are the limit": [add_code("x = 1\n" * 41)],
     "lines of the exported modules are guards": [
         append("ch03_attention/attention.py", "\ndef f(x):\n" + "    assert x\n" * 500)
     ],
@@ -199,13 +205,11 @@ BREAKAGES = {
         edit(lambda nb: nb.cells[0].update(source=re.sub(r"\d+ minutes", "1 minutes", nb.cells[0].source)))
     ],
     "a comment for the linter or the exporter": [
-        edit(lambda nb: first_code(nb).update(source="import os  # noqa: F401")),
-        edit(lambda nb: first_code(nb).update(source="# (in the module) import os")),
+        add_code("import os  # noqa: F401"),
+        add_code("# (in the module) import os"),
     ],
     "other metadata than its tags": [edit(lambda nb: first_code(nb).metadata.update(collapsed=True))],
-    "which no cell of the notebook exports or imports": [
-        edit(lambda nb: nb.cells.append(nbformat.v4.new_code_cell("#| export\ndef f():\n    return nowhere")))
-    ],
+    "which no cell of the notebook exports or imports": [add_code("#| export\ndef f():\n    return nowhere")],
     "README.md: ": [append("README.md", "\ngit clone https://example.org/elsewhere\n")],
 }
 

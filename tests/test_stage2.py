@@ -105,7 +105,7 @@ def test_a_test_of_each_chapter_passes_on_colab(colab):
     """The command of the README without nbval, xdist, nbdev and jupytext, on the intact course."""
     names = [
         "test_ch01_tokenization.py::test_clean_play_by_example",
-        "test_ch02_embeddings.py::test_bad_arguments",
+        "test_ch02_embeddings.py::test_what_would_be_wrong_in_silence",
         "test_ch03_attention.py::test_softmax_of_the_largest_numbers",
         "test_ch04_transformer.py::test_rotary_rows_there_and_back",
         "test_ch05_training.py::test_every_field_is_checked",

@@ -26,7 +26,7 @@ from notebooks.files import (
 )
 from notebooks.guards import guards_by_module
 from notebooks.links import REQUIREMENTS, course_settings, setup_source, write_badges
-from notebooks.rules import code_problems, problems
+from notebooks.rules import code_problems, module_problems, problems
 from notebooks.running import clean_notebook, execute, fold
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "is_main_way",
     "is_setup",
     "lines_of",
+    "module_problems",
     "notebook_paths",
     "problems",
     "read_notebook",

@@ -31,7 +31,10 @@ def exported_cells(notebook):
     modules = {}
     for cell in notebook.cells:
         if "export" in directives(cell):
-            modules.setdefault(directives(cell)["export"].strip() or default, []).append(cell)
+            name = directives(cell)["export"].strip() or default
+            if not name:
+                raise NameError(f"{cell.source[:40]!r} names no module, and there is no #| default_exp")
+            modules.setdefault(name, []).append(cell)
     return modules
 
 
@@ -175,7 +178,8 @@ def export_notebook(path, folder):
             imports = import_lines(sources[name], siblings, imports_of(notebook), path.parent, offers)
         except NameError as error:
             raise NameError(f"{module.name} {error}") from None
-        text = assembled(module.read_text(encoding="utf-8"), path.name, _directive(cells, "doc"), imports)
+        doc = _directive(cells, "doc")
+        text = assembled(module.read_text(encoding="utf-8"), path.name, doc, imports, offers)
         module.write_text(text, encoding="utf-8")
     return [folder / f"{name}.py" for name in modules]
 
@@ -185,14 +189,11 @@ def _directive(cells, name):
     return next((found[name] for found in map(directives, cells) if name in found), "")
 
 
-def assembled(by_nbdev, notebook_name, doc, imports):
-    """A module as nbdev wrote it, with its docstring and its imports."""
-    every = re.search(r"^__all__ = \[.*?\]", by_nbdev, flags=re.M | re.S)[0]
-    every = (
-        "__all__ = ["
-        + "".join(f"\n    {n!r}," for n in ast.literal_eval(every[10:])).replace("'", '"')
-        + "\n]"
-    )
+def assembled(by_nbdev, notebook_name, doc, imports, offers):
+    """A module as nbdev wrote it, with its docstring, its imports, and what it offers of others'."""
+    listed = re.search(r"^__all__ = (\[.*?\])", by_nbdev, flags=re.M | re.S)[1]
+    names = [*ast.literal_eval(listed), *offers]
+    every = "__all__ = [" + "".join(f'\n    "{name}",' for name in names) + "\n]"
     cells = by_nbdev[by_nbdev.index(f"# %% {notebook_name} #") :].rstrip()
     doc = "\n".join(textwrap.wrap(doc, 106, initial_indent='"""')) + '"""' if doc else ""
     warning = f"# Written by `make export` from {notebook_name}; change it there."

@@ -68,12 +68,22 @@ def module_problems(root=ROOT):
             yield str(error)
             return
         for path in fresh:
-            if lines_of(root / path) != lines_of(Path(folder) / path):
+            if without_imports(root / path) != without_imports(Path(folder) / path):
                 yield f"{path} is out of step with its notebook; run: make export"
         for chapter in CHAPTERS:
             for path in sorted((root / chapter).glob("*.py")):
                 if path.name not in HAND_WRITTEN and path.relative_to(root) not in fresh:
                     yield f"{path.relative_to(root)} comes from no notebook; delete it or write it in one"
+
+
+def without_imports(path):
+    """The lines of a module but for its import block; a module that is not there has none.
+
+    A chapter that was emptied (tests/empty.py) keeps its imports for whoever writes it again. That no import
+    is missing and none too many is ruff's business.
+    """
+    text = "\n".join(lines_of(path))
+    return re.sub(r"(?<=change it there\.\n).*?(?=\n__all__ = )", "", text, count=1, flags=re.S)
 
 
 def previous_chapters_problems(root=ROOT):
