@@ -25,9 +25,9 @@ STAGES = (
     ("tokenization", "text to ids", "token"),
     ("embeddings", "ids to vectors", "position"),
     ("attention", "vectors look\nat each other", "attention"),
-    ("transformer", "blocks to logits", "model"),
-    ("training", "logits to loss", "train"),
-    ("inference", "logits to text", "generate"),
+    ("transformer", "blocks of attention", "model"),
+    ("training", "guesses to loss", "train"),
+    ("inference", "guesses to text", "generate"),
 )
 
 
