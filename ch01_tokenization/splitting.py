@@ -22,5 +22,6 @@ def special_pattern(tokens):
 
     Its `split` turns text into [text, token, text, ..., text]. Compiling is slow, so patterns are remembered.
     """
-    # \L<tokens> matches any member of a set, at the same cost for one and for thousands
-    return regex.compile(r"(\L<tokens>)", tokens=tokens) if tokens else regex.compile(r"(\A(?!))")  # never
+    if not tokens:
+        return regex.compile(r"(\A(?!))")  # finds nothing
+    return regex.compile(r"(\L<tokens>)", tokens=tokens)
