@@ -138,7 +138,7 @@ def count_words(texts, pattern=GPT2_SPLIT_PATTERN, special_tokens=()):
 
 
 def to_utf8(word):
-    """str -> UTF-8. Half a surrogate pair, which is no character, becomes U+FFFD, as in tiktoken."""
+    """str -> UTF-8. Half a surrogate pair, which is not text, becomes U+FFFD, as in tiktoken."""
     try:
         return word.encode("utf-8")
     except UnicodeEncodeError:

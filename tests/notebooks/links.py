@@ -31,8 +31,8 @@ if not courses:
     try:
         subprocess.run(clone, check=True, env=os.environ | {{"GIT_TERMINAL_PROMPT": "0"}})
     except (OSError, subprocess.CalledProcessError):
-        way_out = f"with a network and a free name, in a terminal: git clone {{REPOSITORY}} '{{courses[0]}}'"
-        raise RuntimeError(f"the course is not here and could not be fetched; {{way_out}}") from None
+        advice = f"with a network and a free name, in a terminal: git clone {{REPOSITORY}} '{{courses[0]}}'"
+        raise RuntimeError(f"the course is not here and could not be fetched; {{advice}}") from None
 os.chdir(courses[0] / CHAPTER)
 sys.modules.pop("previous_chapters", None)  # in case this kernel was in another chapter before
 install = [sys.executable, "tests/install.py", "--missing", *FILES]
