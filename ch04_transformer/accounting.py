@@ -1,24 +1,24 @@
 """What a model is made of and what it costs: shapes, parameters, arithmetic and memory."""
 
-# Written by `make export` from ch04_transformer.ipynb; change it there.
+# Written by `make export` from ch04_deeper.ipynb; change it there.
 
 from typing import NamedTuple
 
 import torch
+
+from .counting import parameter_formula
 
 __all__ = [
     "ShapeRow",
     "shape_of",
     "trace_shapes",
     "shape_table",
-    "parameter_formula",
-    "parameter_counts",
     "forward_flops",
     "training_memory",
     "saved_bytes",
 ]
 
-# %% ch04_transformer.ipynb #0ed7c6eb
+# %% ch04_deeper.ipynb #0ed7c6eb
 class ShapeRow(NamedTuple):
     """A call of a module: depth of the call, name, class, shape of the output, parameters of its own."""
 
@@ -39,7 +39,7 @@ def shape_of(output):
         return ", ".join(shape_of(item) for item in output)
     return type(output).__name__
 
-# %% ch04_transformer.ipynb #147d524d
+# %% ch04_deeper.ipynb #147d524d
 @torch.no_grad()
 def trace_shapes(model, *inputs):
     """Call model(*inputs); returns a ShapeRow for each module that runs, in the order in which they start.
@@ -68,7 +68,7 @@ def trace_shapes(model, *inputs):
             hook.remove()
     return rows
 
-# %% ch04_transformer.ipynb #e3994778
+# %% ch04_deeper.ipynb #e3994778
 def shape_table(rows):
     """ShapeRows as text, a call inside a call indented, its name given from there on."""
     lines, inside = [f"{'module':30}{'class':28}{'output':24}{'parameters':>10}"], {}
@@ -81,40 +81,7 @@ def shape_table(rows):
         )
     return "\n".join(lines)
 
-# %% ch04_transformer.ipynb #a0846488
-def parameter_formula(config):
-    """How many parameters each part of a GPT has, from its configuration alone: {part: count}."""
-    c, D, W = config, config.d_model, config.ff_width
-    kv = c.kv_heads * D // c.n_heads  # width of the keys, and of the values
-    bias = int(c.bias)
-    n_norms = 2 * c.n_layers + (c.norm_position == "pre")
-    attention = 2 * D * D + 2 * D * kv + bias * (2 * D + 2 * kv)
-    wide = 2 if c.activation == "swiglu" else 1  # matrices from D to W; one more goes back
-    feed_forward = (wide + 1) * D * W + bias * (wide * W + D)
-    return {
-        "token embedding": c.vocab_size * D,
-        "positions": c.context_length * D if c.position == "learned" else 0,
-        "attention": c.n_layers * attention,
-        "feed-forward": c.n_layers * feed_forward,
-        "norms": n_norms * D * (1 + (bias if c.norm == "layernorm" else 0)),
-        "output layer": 0 if c.tie_weights else c.vocab_size * D,
-    }
-
-
-def parameter_counts(model):
-    """The same, measured: the numbers in the tensors of a GPT, a tied matrix counted once."""
-    patterns = {
-        "token embedding": "embedding.token",
-        "positions": "embedding.position",
-        "attention": ".attention.",
-        "feed-forward": ".feed_forward.",
-        "norms": "norm",
-        "output layer": "lm_head",
-    }
-    parameters = list(model.named_parameters())  # lists a tied matrix once, under its first name
-    return {part: sum(p.numel() for name, p in parameters if key in name) for part, key in patterns.items()}
-
-# %% ch04_transformer.ipynb #31a6c673
+# %% ch04_deeper.ipynb #31a6c673
 def forward_flops(config, batch_size, T):
     """Floating-point operations of the matrix products of a forward pass over (B, T) tokens: {part: count}.
 
@@ -131,7 +98,7 @@ def forward_flops(config, batch_size, T):
         "output layer": 2 * tokens * D * c.vocab_size,
     }
 
-# %% ch04_transformer.ipynb #a12fc426
+# %% ch04_deeper.ipynb #a12fc426
 def training_memory(config, batch_size, T, bytes_per_number=4):
     """Bytes that a training step keeps: {part: bytes}. AdamW; attention by the fused kernel.
 
@@ -150,7 +117,7 @@ def training_memory(config, batch_size, T, bytes_per_number=4):
     parts = {"weights": n, "gradients": n, "AdamW's means": 2 * n, "activations": batch_size * T * per_token}
     return {part: bytes_per_number * count for part, count in parts.items()}
 
-# %% ch04_transformer.ipynb #b7d710a7
+# %% ch04_deeper.ipynb #b7d710a7
 def saved_bytes(function, not_counted=()):
     """Bytes of all tensors that PyTorch keeps for the backward pass of function(), each storage once.
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .fields import Positive, Share, Size, check_fields
-from .previous_chapters import InputEmbedding, MultiHeadAttention, RotaryEmbedding, causal_mask
+from .previous_chapters import InputEmbedding, MultiHeadAttention, RotaryEmbedding
 
 __all__ = [
     "PRESETS",
@@ -27,7 +27,6 @@ __all__ = [
     "make_rope",
     "TransformerBlock",
     "initialise",
-    "skip_padding",
     "GPT",
 ]
 
@@ -258,27 +257,13 @@ def initialise(model):
         elif name.endswith("bias"):
             parameter.zero_()
 
-# %% ch04_transformer.ipynb #04397377
-def skip_padding(earlier, shape, padding):
-    """Rows of different lengths in one batch, each filled up at its left.
-
-    (B, T) = shape columns come behind `earlier` ones; padding: (B,) int64, how many of a row only fill it.
-    Returns positions (B, T), which count from each row's first token, and a mask (B, 1, T, S), S = earlier +
-    T, that is causal and hides the filling.
-    """
-    T = shape[1]
-    columns = torch.arange(earlier + T, device=padding.device)  # (S,)
-    real = (columns >= padding.unsqueeze(1))[:, None, None]  # (B, 1, 1, S)
-    positions = (columns[earlier:] - padding.unsqueeze(1)).clamp(min=0)  # (B, T)
-    return positions, causal_mask(T, earlier + T, padding.device) & real  # (B, 1, T, S)
-
 # %% ch04_transformer.ipynb #7a9ed1ea
 class GPT(nn.Module):
     """A decoder-only transformer: token_ids (B, T) int64 -> logits (B, T, V).
 
-    cache: one that chapter 6 builds, with keys and values of earlier tokens; positions then go on where it
-    ends. padding: (B,) int64, how many tokens at the left of each row, from the cache's first on, only fill
-    it up. last_only: logits of the last token alone, (B, 1, V). ValueError when the tokens, earlier ones
+    cache: one of chapter 6, with keys and values of earlier tokens; positions then go on where it ends.
+    positions: (T,) or (B, T) int64, in place of 0 .. T - 1; mask: as in MultiHeadAttention, in place of the
+    causal one. last_only: logits of the last token alone, (B, 1, V). ValueError when the tokens, earlier ones
     included, are more than context_length; the embedding refuses an id that is not in 0 .. vocab_size - 1.
     """
 
@@ -294,8 +279,8 @@ class GPT(nn.Module):
             self.lm_head.weight = self.embedding.token.weight  # the same object, not a copy
         initialise(self)
 
-    def forward(self, token_ids, cache=None, padding=None, last_only=False):
-        x = self._blocks(token_ids, cache, padding)[0]
+    def forward(self, token_ids, cache=None, positions=None, mask=None, last_only=False):
+        x = self._blocks(token_ids, cache, positions, mask)[0]
         return self.lm_head(self.norm(x[:, -1:] if last_only else x))  # (B, T, D) -> (B, T, V)
 
     @torch.no_grad()
@@ -303,14 +288,13 @@ class GPT(nn.Module):
         """The attention weights of every layer: token_ids (B, T) -> (L, B, H, T, T)."""
         return torch.stack(self._blocks(token_ids, return_weights=True)[1])
 
-    def _blocks(self, token_ids, cache=None, padding=None, return_weights=False):
+    def _blocks(self, token_ids, cache=None, positions=None, mask=None, return_weights=False):
         T, limit = token_ids.size(1), self.config.context_length
-        if T > limit:
-            raise ValueError(f"{T} tokens are more than context_length={limit}; pass only the last of them")
-        earlier = 0 if cache is None else cache.make_room(T)
-        positions, mask = torch.arange(earlier, earlier + T, device=token_ids.device), None  # (T,)
-        if padding is not None:
-            positions, mask = skip_padding(earlier, token_ids.shape, padding)  # (B, T), (B, 1, T, S)
+        earlier = 0 if cache is None else cache.length
+        if earlier + T > limit:
+            raise ValueError(f"{earlier + T} tokens are more than context_length={limit}; pass only the last of them")
+        if positions is None:
+            positions = torch.arange(earlier, earlier + T, device=token_ids.device)  # (T,)
         x, maps = self.embedding(token_ids, positions), []  # (B, T) -> (B, T, D)
         cos_sin = None if self.rope is None else self.rope.cos_sin(positions, x.dtype)  # once, for all blocks
         for index, block in enumerate(self.blocks):

@@ -9,7 +9,6 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import torch
 
-from .inference import stream, surprises
 from .maps import attention_maps, plot_attention
 from .pretrained import load_gpt2, load_smollm2
 from .previous_chapters import (
@@ -31,6 +30,7 @@ from .previous_chapters import (
     token_boxes,
     use_course_style,
 )
+from .streaming import stream, surprises
 
 __all__ = [
     "PRESETS",

@@ -5,9 +5,8 @@
 import math
 
 import torch
-from torch import nn
 
-from .previous_chapters import RotaryEmbedding
+from .previous_chapters import causal_mask
 
 __all__ = [
     "top_k_filter",
@@ -15,12 +14,10 @@ __all__ = [
     "sample_next",
     "penalise_repeats",
     "LayerCache",
-    "turn_back",
     "KVCache",
     "cache_bytes",
-    "WeightsFirst",
-    "put_weights_first",
     "pad_left",
+    "skip_padding",
     "fill_with_last",
     "generate_steps",
     "generate",
@@ -115,37 +112,15 @@ class LayerCache:
             for new, past in zip((self.keys, self.values), old):
                 new[:, :, : self.length] = past[:, :, : self.length]
 
-    def forget(self, n_tokens, rope):
-        """Drop the oldest tokens; the others move up to their positions."""
-        rest, self.length = slice(n_tokens, self.length), self.length - n_tokens
-        self.keys[:, :, : self.length] = turn_back(self.keys[:, :, rest], n_tokens, rope)
-        self.values[:, :, : self.length] = self.values[:, :, rest].clone()
-
-# %% ch06_inference.ipynb #450d8915
-def turn_back(keys, n, rope):
-    """Keys (B, Hkv, S, d) with the turn of positions n, n + 1, ... -> with the turn of 0, 1, ...
-
-    To turn an arrow back: mirror it, turn it forward, mirror it.
-    """
-    mirror = keys.new_tensor([1.0, -1.0]).repeat(keys.size(-1) // 2)  # (d,): the second of each pair
-    return rope(keys * mirror, torch.full((keys.size(2),), n, device=keys.device)) * mirror
-
 # %% ch06_inference.ipynb #852ad6a5
 class KVCache:
     """The keys and values of every layer of a GPT: give it to `model(token_ids, cache)` with new tokens only.
 
-    capacity: tokens for which memory is set aside at first. When the tokens would pass context_length there
-    is a ValueError; with slide=True the older half is forgotten instead, which needs position="rope".
+    capacity: tokens for which memory is set aside at first. The model raises ValueError when the tokens would
+    pass context_length.
     """
 
-    def __init__(self, config, capacity=256, slide=False):
-        self.context_length, self.rope = config.context_length, None
-        if slide and config.position != "rope":  # others cannot be taken out of what the layers computed
-            raise ValueError(f"slide=True needs position='rope', got {config.position!r}; leave slide out")
-        if slide:
-            self.rope = RotaryEmbedding(
-                config.d_model // config.n_heads, config.context_length + 1, config.rope_theta
-            )
+    def __init__(self, config, capacity=256):
         self.layers = [LayerCache(config.context_length, capacity) for _ in range(config.n_layers)]
 
     def __getitem__(self, layer):
@@ -162,20 +137,6 @@ class KVCache:
         held = [t for layer in self.layers for t in (layer.keys, layer.values) if t is not None]
         return sum(tensor.nbytes for tensor in held)
 
-    def make_room(self, n_tokens):
-        """What the model calls before `n_tokens` new tokens; returns the number of tokens before them."""
-        too_many = self.length + n_tokens - self.context_length
-        if too_many > 0 and self.rope is None:
-            raise ValueError(
-                f"{self.length} tokens in the cache and {n_tokens} more pass context_length="
-                f"{self.context_length}; start a new cache with the last tokens, or one with slide=True"
-            )
-        if too_many > 0:
-            n_forgotten = max(too_many, self.length // 2)
-            for layer in self.layers:
-                layer.forget(n_forgotten, self.rope.to(layer.keys.device))
-        return self.length
-
     def rewind(self, length):
         """Keep only the first `length` tokens. ValueError when there are fewer."""
         if not 0 <= length <= self.length:
@@ -189,29 +150,6 @@ def cache_bytes(config, batch_size, n_tokens, dtype=torch.float32):
     head_dim = config.d_model // config.n_heads
     return 2 * config.n_layers * batch_size * config.kv_heads * n_tokens * head_dim * dtype.itemsize
 
-# %% ch06_inference.ipynb #13661fab
-class WeightsFirst(nn.Linear):
-    """A linear layer, (..., n) -> (..., m), that computes W xᵀ where x Wᵀ is slow.
-
-    That is on the CPU in bfloat16, for 32 rows or fewer, without gradients. Else it is nn.Linear.
-    """
-
-    def forward(self, x):
-        rows = x.reshape(-1, self.in_features)  # (..., n) -> (R, n)
-        if len(rows) > 32 or x.dtype != torch.bfloat16 or x.is_cuda or torch.is_grad_enabled():
-            return super().forward(x)
-        columns = rows.t().squeeze(1)  # (n, R), and (n,) if R is 1: matrix times vector is faster still
-        y = (self.weight @ columns).t().reshape(*x.shape[:-1], -1)  # (m, R) or (m,) -> (..., m)
-        return y if self.bias is None else y + self.bias
-
-
-def put_weights_first(model):
-    """Turn the linear layers of a model into WeightsFirst, in place; returns the model."""
-    for layer in model.modules():
-        if type(layer) is nn.Linear:
-            layer.__class__ = WeightsFirst  # the same weights with another forward
-    return model
-
 # %% ch06_inference.ipynb #8cfad851
 def pad_left(rows, pad_id=0):
     """Rows of ids of different lengths -> token_ids (B, T), and padding (B,): how many fill a row's left."""
@@ -219,6 +157,19 @@ def pad_left(rows, pad_id=0):
     padding = max(map(len, rows)) - torch.tensor([len(row) for row in rows])  # (B,)
     filled = [torch.cat([row.new_full((n,), pad_id), row]) for row, n in zip(rows, padding.tolist())]
     return torch.stack(filled), padding
+
+# %% ch06_inference.ipynb #04397377
+def skip_padding(earlier, T, padding):
+    """Rows of different lengths in one batch, each filled up at its left.
+
+    T columns come behind `earlier` ones; padding: (B,) int64, how many of a row only fill it.
+    Returns positions (B, T), which count from each row's first token, and a mask (B, 1, T, S), S = earlier +
+    T, that is causal and hides the filling.
+    """
+    columns = torch.arange(earlier + T, device=padding.device)  # (S,)
+    real = (columns >= padding.unsqueeze(1))[:, None, None]  # (B, 1, 1, S)
+    positions = (columns[earlier:] - padding.unsqueeze(1)).clamp(min=0)  # (B, T)
+    return positions, causal_mask(T, earlier + T, padding.device) & real  # (B, 1, T, S)
 
 # %% ch06_inference.ipynb #0e56710a
 def fill_with_last(token_ids, padding):
@@ -251,8 +202,6 @@ def generate_steps(
         raise ValueError(f"eos_id={eos_id} is not one of this model's ids; take the tokenizer's eot_token")
     if padding is not None and not ((padding >= 0) & (padding < token_ids.size(1))).all():
         raise ValueError(f"padding={padding.tolist()} leaves no token in a row, or is negative; use pad_left")
-    if padding is not None and not own and cache.rope is not None:
-        raise ValueError("padding does not go with slide=True, which forgets where the rows begin")
     if own and use_cache:
         cache = KVCache(model.config, min(context, token_ids.size(1) + max_new_tokens))
     finished = torch.zeros(len(token_ids), dtype=torch.bool, device=token_ids.device)  # (B,)
@@ -260,9 +209,12 @@ def generate_steps(
         if own and token_ids.size(1) - start > context:  # the context is full: go on with its newer half
             start = token_ids.size(1) - max(1, context // 2)
             new, cache = token_ids[:, start:], KVCache(model.config, context) if use_cache else None
-        shift = None if padding is None else (padding - start).clamp(min=0)
+        positions = mask = None
+        if padding is not None:
+            earlier = 0 if cache is None else cache.length
+            positions, mask = skip_padding(earlier, new.size(1), (padding - start).clamp(min=0))
         with torch.inference_mode():  # no_grad with less to remember, and so about a tenth faster
-            logits = model(new, cache, shift, last_only=True)[:, -1, :n_vocab]  # (B, V)
+            logits = model(new, cache, positions, mask, last_only=True)[:, -1, :n_vocab]  # (B, V)
         if repetition_penalty != 1:
             logits = penalise_repeats(logits, fill_with_last(token_ids, padding), repetition_penalty)
         next_ids = sample_next(logits, **sampling)

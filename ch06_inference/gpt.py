@@ -1,6 +1,6 @@
 """The program: python -m ch06_inference.gpt train, generate, chat, attention, evaluate or export."""
 
-# Written by `make export` from ch06_inference.ipynb; change it there.
+# Written by hand: parsing options teaches nothing about language models.
 
 import os
 import sys
@@ -22,7 +22,7 @@ from .assembly import (
     run_settings,
     train_gpt,
 )
-from .inference import SYSTEM_PROMPT, chat, stream, surprises
+from .chat import SYSTEM_PROMPT, chat
 from .maps import attention_maps, plot_attention
 from .pretrained import save_pretrained
 from .previous_chapters import (
@@ -41,6 +41,7 @@ from .previous_chapters import (
     split_plays,
     use_course_style,
 )
+from .streaming import stream, surprises
 
 __all__ = [
     "COMMANDS",
@@ -63,7 +64,7 @@ __all__ = [
     "new_run_folder",
 ]
 
-# %% ch06_inference.ipynb #7799e24f
+
 @dataclass(frozen=True)
 class TrainCommand:
     """Train a GPT on Shakespeare's plays; everything is written to a folder of its own under --out."""
@@ -79,7 +80,7 @@ class TrainCommand:
     def run(self):
         train_gpt(self.model, self.train, self.out, self.resume)
 
-# %% ch06_inference.ipynb #c371d11b
+
 @dataclass(frozen=True)
 class Sampling:
     """How a token is chosen."""
@@ -102,7 +103,7 @@ class Sampling:
         names = ("max_new_tokens", "temperature", "top_k", "top_p", "repetition_penalty")
         return {name: getattr(self, name) for name in names} | {"generator": generator}
 
-# %% ch06_inference.ipynb #49cad6d4
+
 @dataclass(frozen=True)
 class GenerateCommand:
     """Continue a prompt with a trained model, to standard output."""
@@ -127,7 +128,7 @@ class GenerateCommand:
             print(piece, end="", flush=True)
         print()
 
-# %% ch06_inference.ipynb #4baabde9
+
 def say_meanwhile(text):
     """A word to somebody who waits at a terminal; nothing when the output goes to a file or a program."""
     if sys.stderr.isatty():
@@ -151,7 +152,7 @@ class ChatCommand:
         model, tokenizer = load_any(self.model, self.device)
         chat(model, tokenizer, system=self.system, **self.sampling.options(model))
 
-# %% ch06_inference.ipynb #219fa57a
+
 @dataclass(frozen=True)
 class AttentionCommand:
     """Draw what a model looks at while it reads a text: all heads, or the one that is named."""
@@ -173,7 +174,7 @@ class AttentionCommand:
         plot_attention(tokens, maps, self.layer, self.head).savefig(self.out, dpi=150)
         print(f"{self.out}: {len(tokens)} tokens, {maps.size(0)} layers, {maps.size(1)} heads")
 
-# %% ch06_inference.ipynb #b11b6b71
+
 def read_text(path):
     """A file of text in UTF-8, without the mark that some editors put at its beginning."""
     try:
@@ -214,7 +215,7 @@ class ExportCommand:
     def run(self):
         print(f"written: {save_pretrained(load_any(self.model, 'cpu')[0], self.out)}")
 
-# %% ch06_inference.ipynb #067aa738
+
 COMMANDS = {
     "generate": GenerateCommand,
     "chat": ChatCommand,
@@ -251,7 +252,7 @@ def parse(arguments):
 
     return tyro.cli(Program, prog="python -m ch06_inference.gpt", args=arguments).command
 
-# %% ch06_inference.ipynb #9a1ab1ad
+
 def main(arguments=None):
     """Run a command. An error is one sentence on standard error and exit code 2; Ctrl-C is exit code 130."""
     matplotlib.use("Agg")  # figures go to files; no window is needed

@@ -1,6 +1,6 @@
 """Weights from elsewhere, in our own GPT: SmolLM2 from a GGUF file, GPT-2 from safetensors; and back."""
 
-# Written by `make export` from ch06_inference.ipynb; change it there.
+# Written by `make export` from ch06_real_model.ipynb; change it there.
 
 import json
 import os
@@ -13,19 +13,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from .generation import put_weights_first
-from .previous_chapters import (
-    GPT,
-    BPETokenizer,
-    GPTConfig,
-    byte_of_character,
-    config_from_hf,
-    config_to_hf,
-    from_hf,
-    package_file,
-    pick_device,
-    to_hf,
-)
+from .convert import config_from_hf, config_to_hf, from_hf, to_hf
+from .previous_chapters import GPT, BPETokenizer, GPTConfig, byte_of_character, package_file, pick_device
+from .weights_first import put_weights_first
 
 __all__ = [
     "GGUF_NAMES",
@@ -42,7 +32,7 @@ __all__ = [
     "save_pretrained",
 ]
 
-# %% ch06_inference.ipynb #5b12e503
+# %% ch06_real_model.ipynb #5b12e503
 def read_gguf(path):
     """A GGUF file -> (fields {name: value}, tensors {name: float32 tensor}), the tensors dequantised.
 
@@ -62,7 +52,7 @@ def read_gguf(path):
         raise ValueError(f"{path} is not a whole GGUF file ({error}); install its package again") from None
     return fields, tensors
 
-# %% ch06_inference.ipynb #153393b9
+# %% ch06_real_model.ipynb #153393b9
 GGUF_NAMES = {
     "attn_norm": "norm1",
     "attn_q": "attention.q_proj",
@@ -92,7 +82,7 @@ def from_gguf(tensors):
         ours["lm_head.weight"] = ours["embedding.token.weight"]  # (V, D)
     return ours
 
-# %% ch06_inference.ipynb #50403f49
+# %% ch06_real_model.ipynb #50403f49
 def config_from_gguf(fields):
     """The GPTConfig of a Llama in a GGUF file. KeyError names a field that another architecture lacks."""
     return GPTConfig(
@@ -110,7 +100,7 @@ def config_from_gguf(fields):
         rope_theta=fields["llama.rope.freq_base"],
     )
 
-# %% ch06_inference.ipynb #a0f9b73e
+# %% ch06_real_model.ipynb #a0f9b73e
 def build_model(config, weights, dtype=torch.float32, device="auto"):
     """A GPT with these weights, in evaluation mode. RuntimeError names the weights that do not fit."""
     model = GPT(config)
@@ -118,7 +108,7 @@ def build_model(config, weights, dtype=torch.float32, device="auto"):
     model = model.to(device=pick_device(device), dtype=dtype).eval()
     return put_weights_first(model) if dtype == torch.bfloat16 else model
 
-# %% ch06_inference.ipynb #76cc7295
+# %% ch06_real_model.ipynb #76cc7295
 # GPT-2's words, but each digit is a piece of its own, and so white space before a digit stays together
 SMOLLM_SPLIT_PATTERN = r"'(?:[sdmt]|ll|ve|re)|\p{N}| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+"
 
@@ -139,7 +129,7 @@ def tokenizer_from_gguf(fields):
     merges = [tuple(map(spell, merge.split(" "))) for merge in fields["tokenizer.ggml.merges"]]
     return BPETokenizer(vocab, merges, special, SMOLLM_SPLIT_PATTERN, drop_unknown=True)
 
-# %% ch06_inference.ipynb #262df464
+# %% ch06_real_model.ipynb #262df464
 def load_smollm2(dtype=torch.float32, device="auto", context_length=None):
     """SmolLM2-135M-Instruct: (GPT, BPETokenizer), read from a package, with no network.
 
@@ -154,7 +144,7 @@ def load_smollm2(dtype=torch.float32, device="auto", context_length=None):
         config = replace(config, context_length=context_length)
     return build_model(config, from_gguf(tensors), dtype, device), tokenizer_from_gguf(fields)
 
-# %% ch06_inference.ipynb #244af3b8
+# %% ch06_real_model.ipynb #244af3b8
 def load_gpt2(source="gpt2", dtype=torch.float32, device="auto"):
     """OpenAI's GPT-2 in the Hugging Face layout: (GPT, BPETokenizer).
 
@@ -173,7 +163,7 @@ def load_gpt2(source="gpt2", dtype=torch.float32, device="auto"):
         raise ValueError(f"{path} does not hold whole files of a GPT-2 ({error}); fetch them again") from None
     return build_model(config, from_hf(weights, config), dtype, device), BPETokenizer.gpt2()
 
-# %% ch06_inference.ipynb #6c4b2f8a
+# %% ch06_real_model.ipynb #6c4b2f8a
 def gpt2_config(folder, weights):
     """The GPTConfig in folder/config.json; without that file, what the shapes of the weights say."""
     path = folder / "config.json"
@@ -201,7 +191,7 @@ def fetch_gpt2(name):
         reason = str(error).strip().split("\n")[0]
         raise FileNotFoundError(f"{name} was not fetched ({reason}); give a folder of the model") from None
 
-# %% ch06_inference.ipynb #153bde7a
+# %% ch06_real_model.ipynb #153bde7a
 def save_pretrained(model, folder):
     """Write a GPT as config.json and model.safetensors, for transformers' AutoModelForCausalLM.
 

@@ -17,8 +17,7 @@ from ch01_tokenization.figures import (  # noqa: E402
     use_course_style,
 )
 from ch01_tokenization.tokenizer import BPETokenizer  # noqa: E402
-from ch02_embeddings.embeddings import RotaryEmbedding  # noqa: E402
-from ch04_transformer.convert import config_from_hf, config_to_hf, from_hf, to_hf  # noqa: E402
+from ch03_attention.attention import causal_mask  # noqa: E402
 from ch04_transformer.fields import Bounds, Count, NotNegative, Positive, Size, check_fields  # noqa: E402
 from ch04_transformer.transformer import GPT, GPTConfig, count_parameters  # noqa: E402
 from ch05_training.config import check_compiler  # noqa: E402
@@ -44,22 +43,19 @@ __all__ = [
     "GPTConfig",
     "NotNegative",
     "Positive",
-    "RotaryEmbedding",
     "Size",
     "TokenDataset",
     "TrainConfig",
     "Trainer",
     "bits_per_byte",
     "byte_of_character",
+    "causal_mask",
     "check_compiler",
     "check_fields",
-    "config_from_hf",
-    "config_to_hf",
     "count_parameters",
     "draw_matrix",
     "draw_pipeline",
     "draw_tokens",
-    "from_hf",
     "load_checkpoint",
     "load_plays",
     "newest_checkpoint",
@@ -70,7 +66,6 @@ __all__ = [
     "read_checkpoint",
     "show",
     "split_plays",
-    "to_hf",
     "token_boxes",
     "use_course_style",
 ]

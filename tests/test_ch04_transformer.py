@@ -22,16 +22,6 @@ from ch04_transformer.accounting import (
     trace_shapes,
     training_memory,
 )
-from ch04_transformer.convert import (
-    config_from_hf,
-    config_to_hf,
-    from_hf,
-    gpt2_layout,
-    llama_layout,
-    to_half_split,
-    to_hf,
-    to_interleaved,
-)
 from ch04_transformer.fields import Count, NotNegative, Positive, Share, Size, check_fields
 from ch04_transformer.transformer import (
     GELU,
@@ -46,6 +36,16 @@ from ch04_transformer.transformer import (
     count_parameters,
     default_width,
     skip_padding,
+)
+from ch06_inference.convert import (
+    config_from_hf,
+    config_to_hf,
+    from_hf,
+    gpt2_layout,
+    llama_layout,
+    to_half_split,
+    to_hf,
+    to_interleaved,
 )
 
 LLAMA = dict(n_kv_heads=2, d_ff=80, norm="rmsnorm", activation="swiglu", position="rope")

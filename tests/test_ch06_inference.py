@@ -18,9 +18,9 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from ch02_embeddings.embeddings import RotaryEmbedding
 from ch03_attention.attention import causal_mask
-from ch04_transformer.convert import config_from_hf, from_hf
 from ch04_transformer.transformer import GPT, GPTConfig
 from ch06_inference import maps as maps_module
+from ch06_inference.convert import config_from_hf, from_hf
 from ch06_inference.generation import (
     KVCache,
     LayerCache,

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from harness import compare, lazily, needs_compiler
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from ch04_transformer.convert import config_from_hf, from_hf
 from ch04_transformer.transformer import GPT, GPTConfig, LayerNorm
 from ch05_training.optimization import cross_entropy
+from ch06_inference.convert import config_from_hf, from_hf
 
 
 def both_models(config):

@@ -10,8 +10,8 @@ from harness import compare, measure
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from ch01_tokenization.corpus import package_file
-from ch04_transformer.convert import config_from_hf, from_hf
 from ch04_transformer.transformer import GPT
+from ch06_inference.convert import config_from_hf, from_hf
 from ch06_inference.generation import cache_bytes, generate, generate_steps, put_weights_first
 from ch06_inference.pretrained import load_smollm2
 

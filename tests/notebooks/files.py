@@ -18,7 +18,10 @@ CHAPTERS = (
     "ch06_inference",
 )
 # Course machinery that teaches nothing, so it is written by hand and in no notebook.
-HAND_WRITTEN = {"__init__.py", "previous_chapters.py", "checks.py", "figures.py", "fields.py"}
+HAND_WRITTEN = {
+    *("__init__.py", "previous_chapters.py", "checks.py", "figures.py", "fields.py"),
+    *("curves.py", "inference.py", "gpt.py"),
+}
 NO_CODE = {
     tokenize.COMMENT,
     tokenize.NL,

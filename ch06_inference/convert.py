@@ -1,12 +1,12 @@
 """Weights and configurations of GPT-2 and Llama, from the Hugging Face layout to ours and back."""
 
-# Written by `make export` from ch04_transformer.ipynb; change it there.
+# Written by `make export` from ch06_real_model.ipynb; change it there.
 
 from typing import NamedTuple
 
 import torch
 
-from .transformer import GPTConfig
+from .previous_chapters import GPTConfig
 
 __all__ = [
     "to_interleaved",
@@ -26,7 +26,7 @@ __all__ = [
     "config_to_hf",
 ]
 
-# %% ch04_transformer.ipynb #4efd6849
+# %% ch06_real_model.ipynb #4efd6849
 def to_interleaved(weight, head_dim):
     """Rows of a query or key matrix (H * d, ...), from half-split to interleaved rotary layout."""
     return weight.unflatten(0, (-1, 2, head_dim // 2)).transpose(1, 2).flatten(0, 2)
@@ -36,7 +36,7 @@ def to_half_split(weight, head_dim):
     """The inverse of to_interleaved."""
     return weight.unflatten(0, (-1, head_dim // 2, 2)).transpose(1, 2).flatten(0, 2)
 
-# %% ch04_transformer.ipynb #8f471211
+# %% ch06_real_model.ipynb #8f471211
 class Entry(NamedTuple):
     """One tensor of a foreign file and what it becomes here."""
 
@@ -75,7 +75,7 @@ def rotary(theirs, ours, head_dim, *shape):
         lambda parts: to_half_split(parts[0], head_dim),
     )
 
-# %% ch04_transformer.ipynb #65cb980d
+# %% ch06_real_model.ipynb #65cb980d
 def gpt2_layout(config):
     """The tensors of GPT-2 in the Hugging Face layout, without the prefix "transformer."."""
     D, W = config.d_model, config.ff_width
@@ -116,7 +116,7 @@ def llama_layout(config):
             entries.append(same(f"{a}mlp.{name}_proj.weight", f"{b}feed_forward.{name}_proj.weight", *shape))
     return entries + [same("norm.weight", "norm.weight", D)]
 
-# %% ch04_transformer.ipynb #82899aca
+# %% ch06_real_model.ipynb #82899aca
 def hf_layout(config):
     """The layout of a configuration and its prefix; ValueError when it is neither a GPT-2 nor a Llama."""
     kind = (config.norm, config.activation, config.position, config.bias, config.norm_position)
@@ -143,7 +143,7 @@ def check_fit(weights, shapes):
         lists = [f"{kind}: {', '.join(names[:8])}" for kind, names in problems.items() if names]
         raise ValueError(f"these weights do not fit the configuration; {'; '.join(lists)}")
 
-# %% ch04_transformer.ipynb #c1e72e83
+# %% ch06_real_model.ipynb #c1e72e83
 def from_hf(weights, config):
     """Weights {name: tensor} in the Hugging Face layout -> the state dict of GPT(config), newly allocated.
 
@@ -185,7 +185,7 @@ def to_hf(state_dict, config):
         theirs["lm_head.weight"] = state_dict["lm_head.weight"].clone()
     return theirs
 
-# %% ch04_transformer.ipynb #88ef0f31
+# %% ch06_real_model.ipynb #88ef0f31
 def config_from_hf(hf, **changes):
     """The dict of a config.json of GPT-2 or Llama -> GPTConfig, with fields changed; dropout starts at 0.
 
@@ -225,7 +225,7 @@ def config_from_hf(hf, **changes):
             raise ValueError(f"{name}={hf[name]!r} is not supported; {' or '.join(map(repr, values))} is")
     return GPTConfig(**{ours: hf[theirs] for ours, theirs in names.items() if theirs in hf} | fixed | changes)
 
-# %% ch04_transformer.ipynb #38e54be1
+# %% ch06_real_model.ipynb #38e54be1
 def config_to_hf(config):
     """GPTConfig -> the dict of a config.json for transformers; ValueError when it has no such model."""
     c, (_, prefix) = config, hf_layout(config)
