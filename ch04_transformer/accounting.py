@@ -13,10 +13,12 @@ __all__ = [
     "shape_of",
     "trace_shapes",
     "shape_table",
+    "parameter_counts",
     "forward_flops",
     "training_memory",
     "saved_bytes",
 ]
+
 
 # %% ch04_deeper.ipynb #0ed7c6eb
 class ShapeRow(NamedTuple):
@@ -38,6 +40,7 @@ def shape_of(output):
     if isinstance(output, list | tuple):
         return ", ".join(shape_of(item) for item in output)
     return type(output).__name__
+
 
 # %% ch04_deeper.ipynb #147d524d
 @torch.no_grad()
@@ -68,6 +71,7 @@ def trace_shapes(model, *inputs):
             hook.remove()
     return rows
 
+
 # %% ch04_deeper.ipynb #e3994778
 def shape_table(rows):
     """ShapeRows as text, a call inside a call indented, its name given from there on."""
@@ -80,6 +84,22 @@ def shape_table(rows):
             f"{'  ' * row.depth + name:30}{row.kind:28}{row.shape:24}{row.parameters or '':>10}".rstrip()
         )
     return "\n".join(lines)
+
+
+# %% ch04_deeper.ipynb #4ace51bd
+def parameter_counts(model):
+    """The numbers in each part of a GPT, as `parameter_formula` has them, measured; a tied matrix once."""
+    patterns = {
+        "token embedding": "embedding.token",
+        "positions": "embedding.position",
+        "attention": ".attention.",
+        "feed-forward": ".feed_forward.",
+        "norms": "norm",
+        "output layer": "lm_head",
+    }
+    parameters = list(model.named_parameters())  # lists a tied matrix once, under its first name
+    return {part: sum(p.numel() for name, p in parameters if key in name) for part, key in patterns.items()}
+
 
 # %% ch04_deeper.ipynb #31a6c673
 def forward_flops(config, batch_size, T):
@@ -97,6 +117,7 @@ def forward_flops(config, batch_size, T):
         "feed-forward": 2 * tokens * c.n_layers * matrices * D * c.ff_width,
         "output layer": 2 * tokens * D * c.vocab_size,
     }
+
 
 # %% ch04_deeper.ipynb #a12fc426
 def training_memory(config, batch_size, T, bytes_per_number=4):
@@ -116,6 +137,7 @@ def training_memory(config, batch_size, T, bytes_per_number=4):
     per_token = c.n_layers * (6 * D + 2 * kv + 2 * W) + 2 * D + c.vocab_size
     parts = {"weights": n, "gradients": n, "AdamW's means": 2 * n, "activations": batch_size * T * per_token}
     return {part: bytes_per_number * count for part, count in parts.items()}
+
 
 # %% ch04_deeper.ipynb #b7d710a7
 def saved_bytes(function, not_counted=()):
