@@ -19,7 +19,6 @@ __all__ = [
     "saved_bytes",
 ]
 
-
 # %% ch04_deeper.ipynb #0ed7c6eb
 class ShapeRow(NamedTuple):
     """A call of a module: depth of the call, name, class, shape of the output, parameters of its own."""
@@ -40,7 +39,6 @@ def shape_of(output):
     if isinstance(output, list | tuple):
         return ", ".join(shape_of(item) for item in output)
     return type(output).__name__
-
 
 # %% ch04_deeper.ipynb #147d524d
 @torch.no_grad()
@@ -71,7 +69,6 @@ def trace_shapes(model, *inputs):
             hook.remove()
     return rows
 
-
 # %% ch04_deeper.ipynb #e3994778
 def shape_table(rows):
     """ShapeRows as text, a call inside a call indented, its name given from there on."""
@@ -84,7 +81,6 @@ def shape_table(rows):
             f"{'  ' * row.depth + name:30}{row.kind:28}{row.shape:24}{row.parameters or '':>10}".rstrip()
         )
     return "\n".join(lines)
-
 
 # %% ch04_deeper.ipynb #4ace51bd
 def parameter_counts(model):
@@ -99,7 +95,6 @@ def parameter_counts(model):
     }
     parameters = list(model.named_parameters())  # lists a tied matrix once, under its first name
     return {part: sum(p.numel() for name, p in parameters if key in name) for part, key in patterns.items()}
-
 
 # %% ch04_deeper.ipynb #31a6c673
 def forward_flops(config, batch_size, T):
@@ -117,7 +112,6 @@ def forward_flops(config, batch_size, T):
         "feed-forward": 2 * tokens * c.n_layers * matrices * D * c.ff_width,
         "output layer": 2 * tokens * D * c.vocab_size,
     }
-
 
 # %% ch04_deeper.ipynb #a12fc426
 def training_memory(config, batch_size, T, bytes_per_number=4):
@@ -137,7 +131,6 @@ def training_memory(config, batch_size, T, bytes_per_number=4):
     per_token = c.n_layers * (6 * D + 2 * kv + 2 * W) + 2 * D + c.vocab_size
     parts = {"weights": n, "gradients": n, "AdamW's means": 2 * n, "activations": batch_size * T * per_token}
     return {part: bytes_per_number * count for part, count in parts.items()}
-
 
 # %% ch04_deeper.ipynb #b7d710a7
 def saved_bytes(function, not_counted=()):

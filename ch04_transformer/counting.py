@@ -6,7 +6,6 @@ __all__ = [
     "parameter_formula",
 ]
 
-
 # %% ch04_transformer.ipynb #a0846488
 def parameter_formula(config):
     """How many parameters each part of a GPT has, from its configuration alone: {part: count}."""

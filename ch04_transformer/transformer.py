@@ -30,7 +30,6 @@ __all__ = [
     "GPT",
 ]
 
-
 # %% ch04_transformer.ipynb #a6015402
 class LayerNorm(nn.Module):
     """Each vector to mean 0 and variance 1, then weight and bias: (..., D) -> (..., D), of the same dtype.
@@ -62,7 +61,6 @@ class RMSNorm(nn.Module):
     def forward(self, x):
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
-
 # %% ch04_transformer.ipynb #06ef30a0
 class GELU(nn.Module):
     """x * Phi(x), elementwise; approximate="tanh" for GPT-2's form: Hendrycks and Gimpel 2016, section 2."""
@@ -91,7 +89,6 @@ class FeedForward(nn.Module):
         hidden = self.activation(self.up_proj(x))  # (..., D) -> (..., d_ff)
         return self.down_proj(hidden)  # (..., d_ff) -> (..., D)
 
-
 # %% ch04_transformer.ipynb #4f40f104
 class SwiGLU(nn.Module):
     """down(silu(gate(x)) * up(x)): (..., D) -> (..., d_ff) -> (..., D). Shazeer 2020, equation 6."""
@@ -117,7 +114,6 @@ def default_width(d_model, activation):
 def count_parameters(model):
     """How many numbers the model learns; a tied matrix counts once."""
     return sum(parameter.numel() for parameter in model.parameters())
-
 
 # %% ch04_transformer.ipynb #d848269b
 @dataclass(frozen=True)
@@ -178,7 +174,6 @@ class GPTConfig:
         """init_std, or its default, which gets smaller with width: Nguyen and Salazar 2019, section 2.2."""
         return self.init_std or math.sqrt(2 / (5 * self.d_model))
 
-
 # %% ch04_transformer.ipynb #c6ff62e3
 _GPT2 = dict(vocab_size=50257, context_length=1024, bias=True, init_std=0.02)
 _SMALL = dict(vocab_size=2048, context_length=128, d_model=128, n_heads=4, n_layers=4)
@@ -196,7 +191,6 @@ PRESETS = {
     | dict(d_ff=1536, rope_theta=100000.0, init_std=0.02),
     "llama-tiny": _SMALL | _LLAMA | dict(n_kv_heads=2),
 }
-
 
 # %% ch04_transformer.ipynb #6b3b68fe
 def make_norm(config):
@@ -243,7 +237,6 @@ class TransformerBlock(nn.Module):
         """Who looks at whom in this block: x (B, T, D) -> (B, H, T, T)."""
         return self.attention(self.norm1(x) if self.pre else x, return_weights=True)[1]
 
-
 # %% ch04_transformer.ipynb #e4458516
 @torch.no_grad()
 def initialise(model):
@@ -259,7 +252,6 @@ def initialise(model):
             parameter.normal_(std=std / math.sqrt(2 * model.config.n_layers) if residual else std)
         elif name.endswith("bias"):
             parameter.zero_()
-
 
 # %% ch04_transformer.ipynb #7a9ed1ea
 class GPT(nn.Module):
