@@ -224,14 +224,17 @@ class TransformerBlock(nn.Module):
         )
         feed_forward = SwiGLU if c.activation == "swiglu" else FeedForward
         self.feed_forward = feed_forward(c.d_model, c.ff_width, c.bias)
-        self.dropout = nn.Dropout(c.dropout)
+        self.dropout = c.dropout
+
+    def drop(self, x):
+        return F.dropout(x, self.dropout) if self.training else x
 
     def forward(self, x, mask=None, cache=None, cos_sin=None):
         if self.pre:
-            x = x + self.dropout(self.attention(self.norm1(x), mask, cache, cos_sin=cos_sin))  # (B, T, D)
-            return x + self.dropout(self.feed_forward(self.norm2(x)))  # (B, T, D)
-        x = self.norm1(x + self.dropout(self.attention(x, mask, cache, cos_sin=cos_sin)))  # (B, T, D)
-        return self.norm2(x + self.dropout(self.feed_forward(x)))  # (B, T, D)
+            x = x + self.drop(self.attention(self.norm1(x), mask, cache, cos_sin=cos_sin))  # (B, T, D)
+            return x + self.drop(self.feed_forward(self.norm2(x)))  # (B, T, D)
+        x = self.norm1(x + self.drop(self.attention(x, mask, cache, cos_sin=cos_sin)))  # (B, T, D)
+        return self.norm2(x + self.drop(self.feed_forward(x)))  # (B, T, D)
 
     def attention_weights(self, x):
         """Who looks at whom in this block: x (B, T, D) -> (B, H, T, T)."""

@@ -229,17 +229,27 @@ def test_dropout_is_on_in_training_and_off_in_evaluation(config):
     assert torch.equal(model.eval()(ids), model(ids))
 
 
-@pytest.mark.parametrize("place", ["embedding.dropout", "blocks.1.dropout", "blocks.1.attention"])
+@pytest.mark.parametrize("place", ["embedding.dropout", "blocks.1", "blocks.1.attention"])
 @pytest.mark.parametrize("config", [{}, LLAMA | {"norm_position": "post", "backend": "eager"}], indirect=True)
 def test_every_dropout_acts(place, config):
     """Each alone makes two calls differ in training, and dropout of the configuration reaches it."""
-    reached = GPT(replace(config, dropout=0.3)).get_submodule(place)
-    assert (reached.dropout if place.endswith("attention") else reached.p) == 0.3
+    name = "p" if place == "embedding.dropout" else "dropout"
+    assert getattr(GPT(replace(config, dropout=0.3)).get_submodule(place), name) == 0.3
     model, ids = GPT(config).train(), torch.randint(97, (2, 9))
     assert torch.equal(model(ids), model(ids))
-    setattr(model.get_submodule(place), "dropout" if place.endswith("attention") else "p", 0.3)
+    setattr(model.get_submodule(place), name, 0.3)
     assert not torch.equal(model(ids), model(ids))
     assert torch.equal(model.eval()(ids), model(ids))
+
+
+@pytest.mark.parametrize("silenced", ["attention", "feed_forward"])
+def test_what_each_half_of_a_block_adds_is_dropped(silenced):
+    block, x = TransformerBlock(small(dropout=0.5)).train(), torch.randn(2, 9, 48)
+    last = {"attention": "out_proj", "feed_forward": "down_proj"}[silenced]
+    getattr(getattr(block, silenced), last).weight.data.zero_()  # only the other half adds something
+    block.attention.dropout = 0.0
+    added = block(x) - x
+    assert 0.3 < (added == 0).float().mean() < 0.7
 
 
 @pytest.mark.parametrize("place", ["pre", "post"])
