@@ -227,6 +227,7 @@ class TransformerBlock(nn.Module):
         self.dropout = c.dropout
 
     def drop(self, x):
+        """Dropout on what a layer adds: (B, T, D) -> (B, T, D), in training only."""
         return F.dropout(x, self.dropout) if self.training else x
 
     def forward(self, x, mask=None, cache=None, cos_sin=None):
