@@ -211,12 +211,13 @@ class TransformerBlock(nn.Module):
 
     norm_position "pre" is Radford et al. 2019, section 2.3; "post" is Vaswani et al. 2017, section 3.1. rope:
     the rotation that blocks share; None: one of its own, where the configuration asks for one. mask, cache
-    (of this layer) and cos_sin are handed to MultiHeadAttention.
+    (of this layer) and cos_sin (the rotary angles) are handed to MultiHeadAttention.
     """
 
     def __init__(self, config, rope=None):
         super().__init__()
-        c, rope = config, make_rope(config) if rope is None else rope
+        c = config
+        rope = make_rope(c) if rope is None else rope
         self.pre = c.norm_position == "pre"
         self.norm1, self.norm2 = make_norm(c), make_norm(c)
         self.attention = MultiHeadAttention(
