@@ -4,14 +4,14 @@
 
 import torch
 
-from .hf_config import config_from_hf, config_to_hf, hf_kind
+from .model_folder import misfit
+from .model_settings import config_from_hf, config_to_hf, hf_kind
 from .previous_chapters import GPT
 
 __all__ = [
     "GPT2_NAMES",
     "LLAMA_NAMES",
     "NOT_WEIGHTS",
-    "misfit",
     "to_interleaved",
     "to_half_split",
     "empty_weights",
@@ -21,22 +21,6 @@ __all__ = [
     "config_from_hf",
     "config_to_hf",
 ]
-
-# %% ch06_real_model.ipynb #bec03b7b
-def misfit(weights, expected):
-    """What keeps weights {name: tensor} from having the names and shapes of `expected`, in words; else ""."""
-    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    needed = {name: tuple(tensor.shape) for name, tensor in expected.items()}
-    lists = {
-        "missing": [name for name in needed if name not in found],
-        "extra": [name for name in found if name not in needed],
-        "misshapen": [
-            f"{name} {found[name]} instead of {shape}"
-            for name, shape in needed.items()
-            if found.get(name, shape) != shape
-        ],
-    }
-    return "; ".join(f"{kind}: {', '.join(names[:8])}" for kind, names in lists.items() if names)
 
 # %% ch06_real_model.ipynb #3d094282
 def to_interleaved(weight, head_dim):

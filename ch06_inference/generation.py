@@ -194,8 +194,9 @@ def generate_steps(
 ):
     """Yield the next ids (B,), at most max_new_tokens times; `generate` says what most arguments mean.
 
-    token_ids: (B, T), the whole text. cache: a KVCache that holds its first tokens, fewer than T; it is filled
-    on the way, and all but the last token that came out are then in it. n_vocab: ids from there on are never chosen.
+    token_ids: (B, T), the whole text. cache: a KVCache that holds its first tokens, fewer than T; it is
+    filled on the way, and all but the last token that came out are then in it. n_vocab: ids from there on
+    are never chosen.
     """
     context, own, start = model.config.context_length, cache is None, 0
     new = token_ids if own else token_ids[:, cache.length :]  # (B, those not in the cache)

@@ -1,4 +1,4 @@
-"""The folder of a model as others write it: its weights, its config.json, and its tokenizer, read and written.
+"""The folder of a model as others write it: its weights and its tokenizer, read and written.
 
 Written by hand, since the forms of these files teach nothing about language models.
 """
@@ -33,7 +33,7 @@ def read_json(path):
 
 
 def visible(folder, pattern="*"):
-    """The files and folders of a folder that match, sorted; hidden ones, such as ._model.safetensors, are left out."""
+    """What a folder holds, sorted; hidden files, such as ._model.safetensors, are left out."""
     return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
 
 
@@ -52,7 +52,7 @@ def weight_files(folder):
     if len(files) > 1:
         names = ", ".join(path.name for path in files)
         raise ValueError(
-            f"{folder} holds {names}, and neither model.safetensors nor model.safetensors.index.json says "
+            f"{folder} holds {names}, and neither model.safetensors nor an index says "
             "which of them are the model; name one file, or fetch the index too"
         )
     if not files:
@@ -69,7 +69,7 @@ def what_is_there(folder):
     other = [name for name in names if name.endswith((".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack"))]
     if other:
         return (
-            f"{other[0]} is not read here, since such files can run code; write it as model.safetensors, with "
+            f"{other[0]} is not read here, since such files can run code; write it as safetensors, with "
             "transformers: AutoModelForCausalLM.from_pretrained(folder).save_pretrained(new_folder)"
         )
     return f"there is {shown}, and no model.safetensors; name the folder that holds it"
@@ -90,6 +90,22 @@ def read_weights(source):
                 f"{source} does not hold whole files ({file.name}: {error}); fetch them again"
             ) from None
     return weights
+
+
+def misfit(weights, expected):
+    """What keeps weights {name: tensor} from having the names and shapes of `expected`, in words; else ""."""
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    needed = {name: tuple(tensor.shape) for name, tensor in expected.items()}
+    lists = {
+        "missing": [name for name in needed if name not in found],
+        "extra": [name for name in found if name not in needed],
+        "misshapen": [
+            f"{name} {found[name]} instead of {shape}"
+            for name, shape in needed.items()
+            if found.get(name, shape) != shape
+        ],
+    }
+    return "; ".join(f"{kind}: {', '.join(names[:8])}" for kind, names in lists.items() if names)
 
 
 def fetch_model(name):
@@ -171,8 +187,8 @@ def read_tokenizer(folder, vocab_size):
         not tokenizer.n_vocab <= vocab_size < tokenizer.n_vocab + 1024
     ):  # models are filled up to a round number
         raise ValueError(
-            f"the tokenizer in {folder} has {tokenizer.n_vocab:,} ids and the model {vocab_size:,}: they do not "
-            "belong together; put the model's own tokenizer there"
+            f"the tokenizer in {folder} has {tokenizer.n_vocab:,} ids and the model {vocab_size:,}: they do "
+            "not belong together; put the model's own tokenizer there"
         )
     return tokenizer
 
@@ -236,7 +252,7 @@ def split_pattern(path, pre_tokenizer):
 
 
 def end_and_start(tokenizer):
-    """The tokens that end and begin a text, each (str, id) or None: of a chat, where the tokenizer knows one."""
+    """The tokens that end and begin a text, each (str, id) or None; those of a chat where there are some."""
     special = tokenizer.special_tokens
     end, start = (
         next(((name, special[name]) for name in names if name in special), None)
@@ -246,7 +262,7 @@ def end_and_start(tokenizer):
 
 
 def token_ids_for_config(tokenizer):
-    """What config.json and generation_config.json say of a tokenizer; without one, that no token ends a text."""
+    """What config.json says of a tokenizer; without one, that no token ends a text."""
     end, start = (None, None) if tokenizer is None else end_and_start(tokenizer)
     end, start = end and end[1], start and start[1]
     return {"bos_token_id": start, "eos_token_id": end, "pad_token_id": end}

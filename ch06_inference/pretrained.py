@@ -11,12 +11,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from .convert import from_hf, misfit, to_hf
-from .hf_config import config_from_hf, config_from_shapes, config_to_hf
+from .convert import from_hf, to_hf
 from .model_folder import (
     SMOLLM_SPLIT_PATTERN,
     fetch_model,
     make_tokenizer,
+    misfit,
     read_json,
     read_tokenizer,
     read_weights,
@@ -25,16 +25,14 @@ from .model_folder import (
     write_json,
     write_tokenizer,
 )
-from .previous_chapters import GPT, GPTConfig, package_file, pick_device
+from .model_settings import config_from_gguf, config_from_hf, config_from_shapes, config_to_hf
+from .previous_chapters import GPT, package_file, pick_device
 from .weights_first import put_weights_first
 
 __all__ = [
     "GGUF_NAMES",
-    "GGUF_SETTINGS",
-    "SAYS_NOTHING",
     "read_gguf",
     "from_gguf",
-    "config_from_gguf",
     "build_model",
     "tokenizer_from_gguf",
     "load_gguf",
@@ -93,42 +91,6 @@ def from_gguf(tensors):
     if "embedding.token.weight" in ours:
         ours.setdefault("lm_head.weight", ours["embedding.token.weight"])  # (V, D)
     return ours
-
-# %% ch06_real_model.ipynb #570d52e7
-GGUF_SETTINGS = {
-    "context_length": "context_length",
-    "embedding_length": "d_model",
-    "block_count": "n_layers",
-    "feed_forward_length": "d_ff",
-    "attention.head_count": "n_heads",
-    "attention.head_count_kv": "n_kv_heads",
-    "attention.layer_norm_rms_epsilon": "norm_eps",
-    "rope.freq_base": "rope_theta",
-}
-SAYS_NOTHING = {  # settings that change nothing, as long as they have these values
-    **{"expert_count": 0, "expert_used_count": 0, "attention.causal": True},
-    **{"rope.scaling.type": "none", "rope.scaling.factor": 1, "rope.scale_linear": 1},
-}
-
-
-def config_from_gguf(fields, **changes):
-    """The GPTConfig of a Llama in a GGUF file, with fields changed.
-
-    ValueError names another architecture, or a setting that GPT cannot follow.
-    """
-    if (kind := fields.get("general.architecture")) != "llama":
-        raise ValueError(f"general.architecture={kind!r} is not supported; 'llama' is")
-    settings = {name.removeprefix("llama."): v for name, v in fields.items() if name.startswith("llama.")}
-    ours = {GGUF_SETTINGS[name]: settings.pop(name) for name in GGUF_SETTINGS if name in settings}
-    ours |= {"vocab_size": len(fields["tokenizer.ggml.tokens"])}
-    config = GPTConfig(**ours | dict(norm="rmsnorm", activation="swiglu", position="rope") | changes)
-    width = config.d_model // config.n_heads
-    expected = SAYS_NOTHING | {"vocab_size": config.vocab_size, "rope.dimension_count": width}
-    expected |= {"attention.key_length": width, "attention.value_length": width}
-    for name, value in settings.items():
-        if expected.get(name) != value:
-            raise ValueError(f"llama.{name}={value!r} is not supported; this model needs other code")
-    return config
 
 # %% ch06_real_model.ipynb #9b85676b
 def build_model(config, weights, dtype=torch.float32, device="auto"):

@@ -1,4 +1,4 @@
-"""The config.json of GPT-2 and Llama, to a GPTConfig and back.
+"""What a file says about a model: a config.json to a GPTConfig and back, and the fields of a GGUF file.
 
 Written by hand, since other people's names for settings teach nothing about language models.
 """
@@ -104,3 +104,39 @@ def config_from_shapes(weights, **changes):
     n_layers = 1 + max((int(name.split(".")[1]) for name in shapes if name.startswith("h.")), default=-1)
     ours = dict(vocab_size=V, context_length=context, d_model=D, n_heads=GPT2_HEADS.get(D), n_layers=n_layers)
     return GPTConfig(**ours | {"bias": True} | changes)
+
+
+GGUF_SETTINGS = {
+    "context_length": "context_length",
+    "embedding_length": "d_model",
+    "block_count": "n_layers",
+    "feed_forward_length": "d_ff",
+    "attention.head_count": "n_heads",
+    "attention.head_count_kv": "n_kv_heads",
+    "attention.layer_norm_rms_epsilon": "norm_eps",
+    "rope.freq_base": "rope_theta",
+}
+SAYS_NOTHING = {  # settings that change nothing, as long as they have these values
+    **{"expert_count": 0, "expert_used_count": 0, "attention.causal": True},
+    **{"rope.scaling.type": "none", "rope.scaling.factor": 1, "rope.scale_linear": 1},
+}
+
+
+def config_from_gguf(fields, **changes):
+    """The GPTConfig of a Llama in a GGUF file, with fields changed.
+
+    ValueError names another architecture, or a setting that GPT cannot follow.
+    """
+    if (kind := fields.get("general.architecture")) != "llama":
+        raise ValueError(f"general.architecture={kind!r} is not supported; 'llama' is")
+    settings = {name.removeprefix("llama."): v for name, v in fields.items() if name.startswith("llama.")}
+    ours = {GGUF_SETTINGS[name]: settings.pop(name) for name in GGUF_SETTINGS if name in settings}
+    ours |= {"vocab_size": len(fields["tokenizer.ggml.tokens"])}
+    config = GPTConfig(**ours | dict(norm="rmsnorm", activation="swiglu", position="rope") | changes)
+    width = config.d_model // config.n_heads
+    expected = SAYS_NOTHING | {"vocab_size": config.vocab_size, "rope.dimension_count": width}
+    expected |= {"attention.key_length": width, "attention.value_length": width}
+    for name, value in settings.items():
+        if expected.get(name) != value:
+            raise ValueError(f"llama.{name}={value!r} is not supported; this model needs other code")
+    return config
