@@ -4,10 +4,12 @@ Written by hand, since the forms of these files teach nothing about language mod
 """
 
 import json
+import os
+import tempfile
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from .previous_chapters import GPT2_SPLIT_PATTERN, BPETokenizer, byte_of_character, special_pattern
 
@@ -76,7 +78,11 @@ def what_is_there(folder):
 
 
 def read_weights(source):
-    """{name: tensor} of a folder, or of one .safetensors file. ValueError or OSError say what is wrong."""
+    """(folder, {name: tensor}) of a folder, one .safetensors file, or the name of a repository to fetch.
+
+    ValueError or OSError say what is wrong.
+    """
+    source = Path(source) if Path(source).exists() else fetch_model(str(source))
     if source.is_file() and source.suffix != ".safetensors":
         raise ValueError(f"{source}: expected a .safetensors file, or the folder of a model")
     weights = {}
@@ -89,7 +95,7 @@ def read_weights(source):
             raise ValueError(
                 f"{source} does not hold whole files ({file.name}: {error}); fetch them again"
             ) from None
-    return weights
+    return source if source.is_dir() else source.parent, weights
 
 
 def misfit(weights, expected):
@@ -327,3 +333,30 @@ def write_tokenizer(tokenizer, folder, context_length):
     if {"<|im_start|>", "<|im_end|>"} <= set(special):
         settings["chat_template"] = CHAT_TEMPLATE
     write_json(folder / "tokenizer_config.json", settings)
+
+
+def write_folder(folder, weights, config, tokenizer, context_length):
+    """Write config.json, weights and, unless it is None, a tokenizer; the folder appears whole or not at all.
+
+    Without a tokenizer no token ends a text. Returns the folder. FileExistsError when it exists already,
+    OSError when it cannot be written.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise FileExistsError(f"{folder} exists already; name a new folder")
+    ends = token_ids_for_config(tokenizer)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+            made = Path(temporary, folder.name)
+            made.mkdir()
+            write_json(made / "config.json", config | ends)
+            write_json(made / "generation_config.json", ends)
+            if tokenizer is not None:
+                write_tokenizer(tokenizer, made, context_length)
+            weights = {name: tensor.cpu() for name, tensor in weights.items()}
+            save_file(weights, made / "model.safetensors", {"format": "pt"})
+            os.replace(made, folder)
+    except (OSError, SafetensorError) as error:
+        raise OSError(f"{folder} was not written ({error}); make room, or name another place") from None
+    return folder

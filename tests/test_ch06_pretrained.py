@@ -33,7 +33,7 @@ from ch01_tokenization import corpus
 from ch01_tokenization.tokenizer import BPETokenizer
 from ch04_transformer.transformer import GPT, GPTConfig
 from ch06_inference import gpt as program
-from ch06_inference import pretrained
+from ch06_inference import model_folder, pretrained
 from ch06_inference.generation import generate, pad_left
 from ch06_inference.inference import SYSTEM_PROMPT, Chat, chat_ids, stream
 from ch06_inference.model_folder import read_tokenizer, write_tokenizer
@@ -1096,7 +1096,7 @@ def test_a_disk_that_is_full_leaves_nothing_half_written(
         (target if target.is_dir() is False else target / "x").write_bytes(b"half")
         raise error
 
-    monkeypatch.setattr(pretrained, writer, full)
+    monkeypatch.setattr(model_folder, writer, full)
     with pytest.raises(OSError, match=r"m was not written \(.*\); make room, or name another place"):
         save_pretrained(tiny(), tmp_path / "m", tokenizer_of_300)
     assert not list(tmp_path.iterdir())
