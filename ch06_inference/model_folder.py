@@ -15,6 +15,8 @@ from .previous_chapters import GPT2_SPLIT_PATTERN, BPETokenizer, byte_of_charact
 
 # GPT-2's words, but each digit is a piece of its own, and so white space before a digit stays together
 SMOLLM_SPLIT_PATTERN = r"'(?:[sdmt]|ll|ve|re)|\p{N}| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+"
+BYTES = byte_of_character()  # {character: byte}
+CHARACTERS = {byte: character for character, byte in BYTES.items()}
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] "
     "+ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
@@ -156,9 +158,8 @@ def make_tokenizer(vocab, merges, special_tokens, added_tokens, pattern):
 
 def spelling(token):
     """A token as GPT-2's files write it, each byte as a printable character -> bytes."""
-    byte = byte_of_character()
     try:
-        return bytes(byte[character] for character in token)
+        return bytes(map(BYTES.__getitem__, token))
     except KeyError as error:
         raise ValueError(
             f"the token {token!r} holds {error}, which stands for no byte in GPT-2's spelling"
@@ -203,7 +204,7 @@ def read_vocab_and_merges(folder):
     """GPT-2's two files. A token that is neither a byte nor made by a merge is a special one."""
     ids, lines = read_json(folder / "vocab.json"), (folder / "merges.txt").read_text("utf-8").splitlines()
     merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
-    made = {left + right for left, right in merges} | set(byte_of_character())
+    made = {left + right for left, right in merges} | set(BYTES)
     special = {token: index for token, index in ids.items() if token not in made}
     return make_tokenizer(*tables(ids, merges, special), special, {}, GPT2_SPLIT_PATTERN)
 
@@ -283,10 +284,9 @@ def write_tokenizer(tokenizer, folder, context_length):
 
     ValueError for a special token that is spelt like an ordinary one: transformers could not tell them apart.
     """
-    character = {byte: character for character, byte in byte_of_character().items()}
 
     def spell(token):
-        return "".join(character[byte] for byte in token)
+        return "".join(map(CHARACTERS.__getitem__, token))
 
     ids = {spell(token): index for index, token in tokenizer.vocab.items()}
     special, added = tokenizer.special_tokens, getattr(tokenizer, "added_tokens", {})
