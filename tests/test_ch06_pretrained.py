@@ -120,7 +120,7 @@ def their_ids(tokenizer, text):
 def test_the_configuration_of_smollm2(smollm2):
     model, tokenizer = smollm2
     preset = replace(GPTConfig.preset("llama-like"), context_length=8192)
-    assert replace(model.config, norm_eps=preset.norm_eps) == preset and not model.training
+    assert replace(model.config, norm_eps=preset.norm_eps, init_std=preset.init_std) == preset and not model.training
     assert model.config.norm_eps == pytest.approx(preset.norm_eps)  # kept in the file as float32
     assert tokenizer.n_vocab == model.config.vocab_size == 49152
     assert model.lm_head.weight is model.embedding.token.weight
