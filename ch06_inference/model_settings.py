@@ -81,7 +81,7 @@ def config_to_hf(config):
     """GPTConfig -> the dict of a config.json for transformers; ValueError when it has no such model."""
     llama = hf_kind(config) == "llama"
     ours = vars(config) | {"n_kv_heads": config.kv_heads, "d_ff": config.ff_width}
-    ours["init_std"] = getattr(config, "weight_std", config.init_std)
+    ours["init_std"] = config.weight_std
     hf = {names[llama]: ours[our] for our, names in HF_SETTINGS.items() if names[llama]}
     if llama:
         kind = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_act": "silu"}
