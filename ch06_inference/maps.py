@@ -2,28 +2,26 @@
 
 # Written by `make export` from ch06_inference.ipynb; change it there.
 
-import importlib.util
 import math
 
 import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
 
-from .previous_chapters import draw_matrix, show
+from .previous_chapters import draw_matrix, printable
 
 __all__ = [
     "attention_maps",
     "plot_attention",
     "plot_heads",
-    "browse_attention",
     "previous_token_scores",
     "first_token_scores",
     "induction_scores",
 ]
 
-# %% ch06_inference.ipynb #7c49fc0d
+# %% ch06_inference.ipynb #3131d06a
 def attention_maps(model, tokenizer, text):
-    """The tokens of a text, a list of T str, and the weights of every layer and head, (L, H, T, T).
+    """The tokens of a text, a list of T labels, and the weights of every layer and head, (L, H, T, T).
 
     ValueError for an empty text, and one longer than the context.
     """
@@ -31,10 +29,10 @@ def attention_maps(model, tokenizer, text):
     if not 0 < len(ids) <= context:
         raise ValueError(f"the text has {len(ids)} tokens; this model looks at 1 to {context} at once")
     maps = model.attention_weights(torch.tensor([ids], device=model.lm_head.weight.device))  # (L, 1, H, T, T)
-    tokens = [tokenizer.decode([index]).replace(" ", "·").replace("\n", "↵") for index in ids]
+    tokens = [printable(tokenizer.decode_bytes([index])) for index in ids]
     return tokens, maps[:, 0].float().cpu()  # (L, H, T, T)
 
-# %% ch06_inference.ipynb #8755efef
+# %% ch06_inference.ipynb #f1e1946b
 def plot_attention(tokens, maps, layer=None, head=None):
     """One head large, with its tokens on the axes; or, without layer and head, all of them as a grid.
 
@@ -50,9 +48,8 @@ def plot_attention(tokens, maps, layer=None, head=None):
         raise ValueError(f"layer={layer}, head={head}: give both, 0 to {L - 1} and 0 to {H - 1}, or neither")
     size = 0.26 * len(tokens) + 1.4
     figure, axes = plt.subplots(figsize=(size + 0.4, size))
-    image = draw_matrix(
-        maps[layer, head], tokens, tokens, f"layer {layer}, head {head}", axes, vmin=0, vmax=1
-    )
+    title = f"layer {layer}, head {head}"
+    image = draw_matrix(maps[layer, head], tokens, tokens, title, axes, vmin=0, vmax=1)
     axes.set(xlabel="is looked at", ylabel="looks", aspect="equal")
     axes.tick_params(axis="x", rotation=90)
     figure.colorbar(image, ax=axes, label="weight", shrink=0.8)
@@ -79,22 +76,6 @@ def plot_heads(maps):
     axes.set_yticks(middles[:R], range(R))
     axes.set(xlabel=names[1], ylabel=names[0], aspect="equal", facecolor="#CCCCCC")
     return figure
-
-# %% ch06_inference.ipynb #dfaafa2e
-def browse_attention(tokens, maps):
-    """Sliders for layer and head where ipywidgets is installed, else the grid; returns what to show."""
-    if importlib.util.find_spec("ipywidgets") is None:
-        figure = plot_attention(tokens, maps)
-        plt.close(figure)  # or a notebook shows it a second time, at the end of the cell
-        return figure
-    from ipywidgets import IntSlider, interactive
-
-    def draw(layer, head):
-        plot_attention(tokens, maps, layer, head)
-        show(f"The attention weights of layer {layer}, head {head}, as a square of {len(tokens)} tokens.")
-
-    layers, heads = (IntSlider(0, 0, n - 1) for n in maps.shape[:2])
-    return interactive(draw, layer=layers, head=heads)
 
 # %% ch06_inference.ipynb #23c6395a
 def previous_token_scores(maps):
