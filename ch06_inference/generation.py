@@ -82,7 +82,7 @@ def penalise_repeats(logits, token_ids, penalty):
     seen = logits.gather(-1, token_ids)  # (B, T)
     return logits.scatter(-1, token_ids, torch.where(seen > 0, seen / penalty, seen * penalty))
 
-# %% ch06_inference.ipynb #7611c4e0
+# %% ch06_inference.ipynb #0103552c
 class LayerCache:
     """Keys and values of one attention layer, in memory that is set aside beforehand.
 
@@ -113,11 +113,12 @@ class LayerCache:
         self.capacity = max(n_tokens, min(self.capacity, self.limit))
         old, (B, H, _, d) = (self.keys, self.values), like.shape
         self.keys, self.values = (like.new_empty(B, H, self.capacity, d) for _ in old)
-        if old[0] is not None:
-            for new, past in zip((self.keys, self.values), old):
-                new[:, :, : self.length] = past[:, :, : self.length]
+        if self.length:
+            self.keys[:, :, : self.length], self.values[:, :, : self.length] = (
+                t[:, :, : self.length] for t in old
+            )
 
-# %% ch06_inference.ipynb #852ad6a5
+# %% ch06_inference.ipynb #9b49ebed
 class KVCache:
     """The keys and values of every layer of a GPT: give it to `model(token_ids, cache)` with new tokens only.
 
@@ -147,7 +148,7 @@ class KVCache:
         if not 0 <= length <= self.length:
             raise ValueError(f"cannot rewind to {length} tokens: the cache holds {self.length}")
         for layer in self.layers:
-            layer.length = length
+            layer.length = length  # what comes behind is overwritten
 
 # %% ch06_inference.ipynb #60923cba
 def cache_bytes(config, batch_size, n_tokens, dtype=torch.float32):
@@ -192,9 +193,9 @@ def generate_steps(model, token_ids, max_new_tokens, eos_id=None, use_cache=True
                    n_vocab=None, repetition_penalty=1.0, **sampling):  # fmt: skip
     """Yield the next ids (B,), at most max_new_tokens times; `generate` says what most arguments mean.
 
-    token_ids: (B, T), the whole text. cache: a KVCache that holds its first tokens, fewer than T. It is filled
-    on the way: all but the last token that came out are then in it, and the model refuses what would pass
-    its context. n_vocab: ids from there on are never chosen.
+    token_ids: (B, T), the whole text. cache: a KVCache that holds its first tokens, fewer than T. It is
+    filled on the way: all but the last token that came out are then in it, and the model refuses what would
+    pass its context. n_vocab: ids from there on are never chosen.
     """
     context, start, own = model.config.context_length, 0, cache is None
     if eos_id is not None and eos_id not in range(model.config.vocab_size):
@@ -230,14 +231,12 @@ def generate_steps(model, token_ids, max_new_tokens, eos_id=None, use_cache=True
 # %% ch06_inference.ipynb #817f8f20
 def generate(model, token_ids, max_new_tokens, temperature=1.0, top_k=None, top_p=None, eos_id=None,
              use_cache=True, generator=None, padding=None, repetition_penalty=1.0):  # fmt: skip
-    """Continue each row: token_ids (B, T) -> (B, T + n), n = max_new_tokens, or fewer when all rows end.
+    """Continue each row: token_ids (B, T) -> (B, T + n), n = max_new_tokens, or fewer if all rows end.
 
-    temperature 0 is greedy; top_k and top_p filter; repetition_penalty above 1 avoids what was said already;
-    eos_id ends a row, which is then filled with it; generator makes the draws reproducible; padding (B,) says
-    how many ids at the left of each row only fill it, as pad_left gives it. When the text passes
-    context_length, the model goes on with the newer half. The model's mode is left alone: call model.eval()
-    first. ValueError for an eos_id that the model does not have, a padding that leaves no token in a row, and
-    what sample_next and penalise_repeats refuse.
+    temperature 0 is greedy; top_k and top_p filter; repetition_penalty above 1 avoids what was said, in all
+    of the text; eos_id ends a row, which is then filled with it; padding (B,) is that of pad_left. When the
+    text passes context_length, the model goes on with the newer half. Call model.eval() first. ValueError for
+    an eos_id that the model does not have, and what replace_filling, sample_next, penalise_repeats refuse.
     """
     options = dict(temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
     options |= dict(padding=padding, repetition_penalty=repetition_penalty)
