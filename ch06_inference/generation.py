@@ -86,8 +86,8 @@ def penalise_repeats(logits, token_ids, penalty):
 class LayerCache:
     """Keys and values of one attention layer, in memory that is set aside beforehand.
 
-    There is room for `capacity` tokens at first; when they are used up it doubles, until `limit`. ValueError
-    when rows come that are more or fewer than those it holds.
+    Room for `capacity` tokens at first; when it is used up it doubles, until `limit`. ValueError for more or
+    fewer rows than it holds.
     """
 
     def __init__(self, limit, capacity=256):
@@ -122,8 +122,7 @@ class LayerCache:
 class KVCache:
     """The keys and values of every layer of a GPT: give it to `model(token_ids, cache)` with new tokens only.
 
-    capacity: tokens for which memory is set aside at first. The model raises ValueError when the tokens would
-    pass context_length.
+    capacity: tokens for which memory is set aside at first. The model refuses what would pass its context.
     """
 
     def __init__(self, config, capacity=256):
@@ -166,11 +165,9 @@ def pad_left(rows, pad_id=0):
 
 # %% ch06_inference.ipynb #f0358255
 def skip_padding(earlier, T, padding):
-    """What tells a GPT about rows that are filled up at their left.
+    """Positions (B, T) and a causal mask (B, 1, T, S) for rows whose left is filled up; S = earlier + T.
 
-    T columns come behind `earlier` ones; padding: (B,) int64, how many of a row only fill it. Returns
-    positions (B, T), which count from each row's first token, and a mask (B, 1, T, S), S = earlier + T, that
-    is causal and hides the filling.
+    T columns come behind `earlier` ones; padding: (B,) int64, how many of a row only fill it.
     """
     columns = torch.arange(earlier + T, device=padding.device)  # (S,)
     real = (columns >= padding.unsqueeze(1))[:, None, None]  # (B, S) -> (B, 1, 1, S)

@@ -44,8 +44,7 @@ def first_token_scores(maps):
 def induction_scores(model, n_tokens=50, n_rows=4, generator=None):
     """How much each head looks at what followed the same token the last time: (L, H), 0 to 1.
 
-    Measured on rows of `n_tokens` random tokens, written twice, so that nothing but the repetition helps.
-    The idea is the prefix matching score of Olsson et al. 2022, "In-context Learning and Induction Heads".
+    On rows of random tokens, written twice: the prefix matching score of Olsson et al. 2022.
     """
     device, V = model.lm_head.weight.device, model.config.vocab_size
     half = torch.randint(V, (n_rows, n_tokens), generator=generator).to(device)  # (R, n)

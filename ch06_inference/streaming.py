@@ -54,9 +54,8 @@ def stream(model, tokenizer, prompt, max_new_tokens, **options):
 def surprises(model, tokenizer, text):
     """The tokens of a text and the surprise of each, -log p: (list of T bytes, (T,) float32 tensor of nats).
 
-    The first token is judged after <|endoftext|>. A text longer than the context is read in windows that
-    overlap by half, so that each later token is judged with at least half a context before it. ValueError for
-    an empty text.
+    The first token is judged after <|endoftext|>. Windows overlap by half, so that each later token has at
+    least half a context before it. ValueError for an empty text.
     """
     ids = [tokenizer.eot_token, *tokenizer.encode_ordinary(text)]
     if len(ids) < 2:
