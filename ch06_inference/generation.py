@@ -194,14 +194,14 @@ def generate_steps(model, token_ids, max_new_tokens, eos_id=None, use_cache=True
     filled on the way: all but the last token that came out are then in it, and the model refuses what would
     pass its context. n_vocab: ids from there on are never chosen.
     """
-    context, start, own = model.config.context_length, 0, cache is None
+    context, start, own, where = model.config.context_length, 0, cache is None, {}
     if eos_id is not None and eos_id not in range(model.config.vocab_size):
         raise ValueError(f"eos_id={eos_id} is not one of this model's ids; take the tokenizer's eot_token")
     if padding is not None:
         token_ids = replace_filling(token_ids, padding)
     if own and use_cache:
         cache = KVCache(model.config, min(context, token_ids.size(1) + max_new_tokens))
-    new, where = token_ids if own else token_ids[:, cache.length :], {}  # (B, those not in the cache)
+    new = token_ids if own else token_ids[:, cache.length :]  # (B, those that are not in the cache)
     finished = torch.zeros(len(token_ids), dtype=torch.bool, device=token_ids.device)  # (B,)
     for _ in range(max_new_tokens):
         if own and token_ids.size(1) - start > context:  # the context is full: go on with its newer half

@@ -1,4 +1,4 @@
-"""From text to text: streaming, and the surprise of a text."""
+"""From text to text: streaming, and the surprisal of a text."""
 
 # Written by `make export` from ch06_inference.ipynb; change it there.
 
@@ -52,7 +52,7 @@ def stream(model, tokenizer, prompt, max_new_tokens, **options):
 # %% ch06_inference.ipynb #7eeb9c3b
 @torch.no_grad()
 def surprises(model, tokenizer, text):
-    """The tokens of a text and the surprise of each, -log p: (list of T bytes, (T,) float32 tensor of nats).
+    """The tokens of a text and the surprisal of each, -log p: (list of T bytes, (T,) float32 tensor of nats).
 
     The first token is judged after <|endoftext|>. Windows overlap by half, so that each later token has at
     least half a context before it. ValueError for an empty text.
