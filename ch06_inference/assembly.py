@@ -1,6 +1,6 @@
 """All six chapters as one: from the plays to a trained model in a folder, and back from the folder."""
 
-# Written by `make export` from ch06_inference.ipynb; change it there.
+# Written by hand: folders, reports and names of models teach nothing about language models.
 
 import itertools
 import time
@@ -46,7 +46,6 @@ __all__ = [
     "load_any",
 ]
 
-# %% ch06_inference.ipynb #42d933c8
 _LLAMA = dict(norm="rmsnorm", activation="swiglu", position="rope")
 # name: (model, training). "cpu" takes one to three minutes on 2 cores; "tiny" is for tests.
 PRESETS = {
@@ -75,7 +74,7 @@ def preset_settings(name):
     model, training = PRESETS[name]
     return GPTConfig(**model), TrainConfig(**training)
 
-# %% ch06_inference.ipynb #a1d30434
+
 def train_gpt(model_config, train_config, out=Path("runs"), resume=None):
     """From the plays to a trained GPT, through all six chapters; returns the folder of the run.
 
@@ -110,7 +109,7 @@ def train_gpt(model_config, train_config, out=Path("runs"), resume=None):
     report(run, fit(trainer).eval(), tokenizer, trainer.history)  # chapter 6
     return run
 
-# %% ch06_inference.ipynb #94e8e76f
+
 def fit(trainer):
     """Train, and say what with and how long; Ctrl-C says how to go on. Returns the model."""
     began, n_parameters = time.perf_counter(), count_parameters(trainer.model)
@@ -135,7 +134,7 @@ def new_run_folder(out):
         except FileExistsError:
             continue
 
-# %% ch06_inference.ipynb #989eb89c
+
 PROMPTS = ("JULIET:\n", "[Enter HAMLET]\n\nHAMLET:\n", "ACT V\n\n")
 
 
@@ -171,7 +170,7 @@ def report(run, model, tokenizer, history):
     print(f"Checkpoints, samples and pictures (loss, attention, a passage) are in {run}")
     print(f'Let it speak: python -m ch06_inference.gpt generate --model "{run.as_posix()}" --prompt "ROMEO:"')
 
-# %% ch06_inference.ipynb #6d35dece
+
 def run_settings(run):
     """The (GPTConfig, TrainConfig) that the newest checkpoint of a run was trained with."""
     _, record = read_checkpoint(newest_checkpoint(run))

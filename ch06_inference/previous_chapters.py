@@ -12,10 +12,12 @@ from ch01_tokenization.figures import (  # noqa: E402
     draw_matrix,
     draw_pipeline,
     draw_tokens,
+    printable,
     show,
     token_boxes,
     use_course_style,
 )
+from ch01_tokenization.splitting import GPT2_SPLIT_PATTERN, special_pattern  # noqa: E402
 from ch01_tokenization.tokenizer import BPETokenizer  # noqa: E402
 from ch03_attention.attention import causal_mask  # noqa: E402
 from ch04_transformer.fields import Bounds, Count, NotNegative, Positive, Size, check_fields  # noqa: E402
@@ -40,6 +42,7 @@ __all__ = [
     "COLORS",
     "Count",
     "GPT",
+    "GPT2_SPLIT_PATTERN",
     "GPTConfig",
     "NotNegative",
     "Positive",
@@ -63,8 +66,10 @@ __all__ = [
     "perplexity",
     "pick_device",
     "plot_history",
+    "printable",
     "read_checkpoint",
     "show",
+    "special_pattern",
     "split_plays",
     "token_boxes",
     "use_course_style",

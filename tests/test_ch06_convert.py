@@ -1,5 +1,6 @@
 """Chapter 6: weights and configurations of GPT-2 and Llama, to the GPT of chapter 4 and back."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -14,8 +15,7 @@ from ch06_inference.convert import (
     config_from_hf,
     config_to_hf,
     from_hf,
-    gpt2_layout,
-    llama_layout,
+    hf_layout,
     to_half_split,
     to_hf,
     to_interleaved,
@@ -192,7 +192,7 @@ def test_our_models_load_into_transformers(config):
     assert not extra and missing in ([], ["lm_head.weight"])
     ids = torch.randint(97, (2, 32))
     assert (ours(ids) - theirs(ids).logits).abs().max() < 1e-5
-    assert config_from_hf(theirs.config.to_dict(), d_ff=config.d_ff) == config
+    assert config_from_hf(theirs.config.to_dict(), d_ff=config.d_ff, init_std=config.init_std) == config
 
 
 def test_conversion_shares_no_memory():
@@ -262,8 +262,8 @@ def test_an_untied_head_is_not_dropped_in_silence():
 
 
 def test_every_parameter_is_in_the_layout_once():
-    for config, layout in ((small(bias=True), gpt2_layout), (small(**LLAMA), llama_layout)):
-        names = [name for entry in layout(config) for name in entry.ours]
+    for config in (small(bias=True), small(**LLAMA), small(**LLAMA, tie_weights=False)):
+        names = [name for ours in hf_layout(config)[1].values() for name in ours]
         assert sorted(names) == sorted(name for name, _ in GPT(config).named_parameters())
 
 
@@ -274,30 +274,57 @@ def test_what_is_neither_gpt2_nor_llama_is_refused():
                 function({}, small(**{"bias": True} | change))
 
 
-@pytest.mark.parametrize(
-    ("make", "change", "message"),
-    [
-        (
-            some_gpt2,
-            {"activation_function": "relu"},
-            "activation_function='relu' is not supported; 'gelu_new' or",
-        ),
-        (some_gpt2, {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx=True is not"),
-        (some_gpt2, {"model_type": "bert"}, "model_type='bert' is unknown; choose one of gpt2, llama"),
-        (some_llama, {"hidden_act": "gelu"}, "hidden_act='gelu' is not supported; 'silu' is"),
-        (some_llama, {"attention_bias": True}, "attention_bias=True is not supported"),
-        (some_llama, {"head_dim": 10}, "head_dim=10 is not supported; None or 12 is"),
-        (some_llama, {"rope_parameters": {"rope_type": "yarn"}}, "rope_type='yarn' is not supported"),
-        (
-            some_llama,
-            {"rope_parameters": None, "rope_scaling": {"type": "linear"}},
-            "rope_type='linear' is not",
-        ),
-    ],
-)
-def test_what_a_gpt_cannot_follow_is_refused(make, change, message):
+REFUSED = [
+    (some_gpt2, {"activation_function": "relu"}, "'gelu_new' or 'gelu_pytorch_tanh' is"),
+    *((some_gpt2, {name: True}, "False or None is") for name in
+      ("scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn", "add_cross_attention")),
+    (some_gpt2, {"scale_attn_weights": False}, "True is"),
+    (some_llama, {"hidden_act": "gelu"}, "'silu' or 'swish' is"),
+    *((some_llama, {name: True}, "False or None is") for name in
+      ("attention_bias", "mlp_bias", "rope_interleaved")),
+    (some_llama, {"head_dim": 10}, "None or 12 is"),
+    (some_llama, {"sliding_window": 4096}, "None or 0 is"),
+    (some_llama, {"partial_rotary_factor": 0.5}, "None or 1 is"),
+    (some_llama, {"quantization_config": {"bits": 4}}, "None or 0 is"),
+    (some_llama, {"num_local_experts": 8}, "None or 0 is"),
+    (some_llama, {"attn_logit_softcapping": 50.0}, "None or False is"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "change", "allowed"), REFUSED, ids=lambda value: str(value)[:40])
+def test_what_a_gpt_cannot_follow_is_refused(make, change, allowed):
+    [(name, value)] = change.items()
+    message = re.escape(f"{name}={value!r} is not supported; {allowed}")
     with pytest.raises(ValueError, match=message):
         config_from_hf(make().config.to_dict() | change)
+
+
+@pytest.mark.parametrize("place", ["rope_parameters", "rope_scaling"])
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_type": "yarn", "factor": 4.0},
+        {"type": "linear", "factor": 2.0},
+        {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0},
+        {"factor": 2.0},
+        {"rope_type": "default", "partial_rotary_factor": 0.25},
+    ],
+    ids=str,
+)
+def test_stretched_positions_are_refused(place, rope):
+    hf = some_llama().config.to_dict() | {"rope_parameters": None, "rope_scaling": None, place: rope}
+    with pytest.raises(ValueError, match="(rope_type|factor|partial_rotary_factor)=.* is not supported"):
+        config_from_hf(hf)
+
+
+@pytest.mark.parametrize("make", [some_gpt2, some_llama])
+def test_a_config_that_lacks_something(make):
+    hf = make().config.to_dict()
+    with pytest.raises(ValueError, match="model_type='bert' is unknown; choose one of gpt2, llama"):
+        config_from_hf(hf | {"model_type": "bert"})
+    for name in ("n_embd", "n_head") if make is some_gpt2 else ("hidden_size", "num_attention_heads"):
+        with pytest.raises(ValueError, match="None must be a whole number"):
+            config_from_hf({key: value for key, value in hf.items() if key != name})
 
 
 def test_older_configurations():
