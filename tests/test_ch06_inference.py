@@ -681,6 +681,16 @@ def test_the_penalty_sees_the_whole_text(use_cache):
     assert not torch.equal(text, generate(model, ids, 25, temperature=0))
 
 
+@torch.no_grad()
+def test_the_penalty_of_a_16_bit_model_is_computed_in_32_bits():
+    """Rounded to 16 bits again, penalised logits are often equal, and the first of them would win."""
+    model, ids = make_model(context=64, vocab_size=500).bfloat16(), torch.randint(500, (16, 5))
+    text = generate(model, ids, 40, temperature=0, repetition_penalty=1.05, use_cache=False)
+    for n in range(5, 45):
+        logits = model(text[:, :n], last_only=True)[:, -1].float()
+        assert torch.equal(text[:, n], penalise_repeats(logits, text[:, :n], 1.05).argmax(-1))
+
+
 def test_the_filling_is_not_penalised():
     model = make_model(vocab_size=12, **ROTARY[0]).double()
     rows = [torch.tensor([3]), torch.randint(12, (8,))]
@@ -1339,5 +1349,7 @@ def test_generation_stays_on_its_device(kind, use_cache):
     ids = torch.zeros(2, 5, dtype=torch.long, device="meta")
     text = generate(model, ids, 20, temperature=0, repetition_penalty=1.2, use_cache=use_cache)
     assert text.device.type == "meta" and text.shape == (2, 25)
+    first = next(generate_steps(model, ids, 5, eos_id=3, use_cache=use_cache, temperature=0))
+    assert first.device.type == "meta"
     positions, mask = skip_padding(3, 2, torch.tensor([1, 0], device="meta"))
     assert positions.device.type == mask.device.type == "meta" and mask.shape == (2, 1, 2, 5)
