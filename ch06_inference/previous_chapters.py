@@ -20,6 +20,7 @@ from ch01_tokenization.tokenizer import BPETokenizer  # noqa: E402
 from ch03_attention.attention import causal_mask  # noqa: E402
 from ch04_transformer.fields import Bounds, Count, NotNegative, Positive, Size, check_fields  # noqa: E402
 from ch04_transformer.transformer import GPT, GPTConfig, count_parameters  # noqa: E402
+from ch05_training.checkpoint import checkpoint_paths, step_of, write_whole  # noqa: E402
 from ch05_training.config import check_compiler  # noqa: E402
 from ch05_training.data import TokenDataset  # noqa: E402
 from ch05_training.training import (  # noqa: E402
@@ -51,6 +52,7 @@ __all__ = [
     "byte_of_character",
     "causal_mask",
     "check_compiler",
+    "checkpoint_paths",
     "check_fields",
     "count_parameters",
     "draw_matrix",
@@ -66,6 +68,8 @@ __all__ = [
     "read_checkpoint",
     "show",
     "split_plays",
+    "step_of",
     "token_boxes",
     "use_course_style",
+    "write_whole",
 ]
