@@ -74,7 +74,7 @@ def load_texts(text=None, held_out=None):
 def _as_share(held_out):
     """A number above 0 and below 1, or None for what is the name of a file or folder."""
     try:
-        share = float(held_out)
+        share = float(str(held_out))
     except ValueError:
         return None
     if not 0 < share < 1:
@@ -235,7 +235,7 @@ def check_length(texts, tokenizer, context_length):
             continue
         n_tokens = 1 + sum(len(tokenizer.encode_ordinary(text)) + 1 for text in part.values())
         if n_tokens < needed:
-            more = round((needed - n_tokens) * n_characters / n_tokens, -1) + 10
+            more = round((needed - n_tokens) * n_characters / n_tokens / 10 + 1) * 10
             share = "" if part is texts.train else ", a larger --held-out"
             raise ValueError(
                 f"{texts.name} is too short: {what} has {n_tokens} tokens, and context_length="
