@@ -178,7 +178,8 @@ def split_texts(texts, share):
     cuts = {name: _cut(text, share) for name, text in texts.items()}
     train = {name: text[: cuts[name]] for name, text in texts.items() if cuts[name]}
     held = {name: text[cuts[name] :] for name, text in texts.items() if cuts[name] < len(text)}
-    return train, held, f"the end of each text, {sum(map(len, held.values())):,} characters in all"
+    of_what = "the text" if len(texts) == 1 else "each text"
+    return train, held, f"the end of {of_what}, {sum(map(len, held.values())):,} characters in all"
 
 
 def _cut(text, share):

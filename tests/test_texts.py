@@ -164,7 +164,7 @@ def test_the_end_of_one_text_is_held_out(tmp_path, share):
     ((_, train),), ((_, held),) = own.train.items(), own.held_out.items()
     assert train + held == text and held.startswith("line ") and train.endswith("\n")
     assert len(held) == pytest.approx(float(share) * len(text), abs=30)
-    assert "the end of each text" in own.remarks[1]
+    assert "the end of the text, " in own.remarks[1]
 
 
 def test_a_tenth_by_default_and_a_text_without_lines(tmp_path):
