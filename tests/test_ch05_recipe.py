@@ -1,4 +1,4 @@
-"""Chapter 5: data, loss, baselines, AdamW, schedule, clipping, precision and devices equal their references."""
+"""Chapter 5: data, loss, AdamW, schedule, clipping, precision and devices equal their references."""
 
 import contextlib
 import copy
