@@ -3,6 +3,7 @@
 # Written by `make export` from ch05_training.ipynb; change it there.
 
 import functools
+import hashlib
 import math
 
 import torch
@@ -29,7 +30,7 @@ class TokenDataset:
     ValueError when they are floats, which would be cut down to ids, or fewer than two windows.
     """
 
-    def __init__(self, token_ids, context_length, n_bytes=None):
+    def __init__(self, token_ids, context_length, n_bytes=None, name="the text"):
         token_ids = torch.as_tensor(token_ids)
         if len(token_ids) < 2 * context_length:
             few = f"{len(token_ids)} tokens are too few for context_length={context_length}"
@@ -37,7 +38,7 @@ class TokenDataset:
         if token_ids.is_floating_point():
             raise ValueError(f"expected whole numbers as token_ids, got {token_ids.dtype}")
         self.token_ids = token_ids.long()
-        self.context_length, self.n_bytes = context_length, n_bytes
+        self.context_length, self.n_bytes, self.name = context_length, n_bytes, name
         self.n_windows = (len(self.token_ids) - context_length) // context_length
 
     @classmethod
@@ -51,19 +52,26 @@ class TokenDataset:
             ids.append(tokenizer.eot_token)
         return cls(ids, context_length, n_bytes=sum(len(text.encode()) for text in texts))
 
-    def batch(self, step, batch_size, seed=0):
-        """Batch number `step`: inputs and targets, each (B, T).
+    @functools.cached_property
+    def fingerprint(self):
+        """Which text this is: {"name", "tokens", "sha256"}, the last of the ids, in hexadecimal."""
+        digest = hashlib.sha256(self.token_ids.numpy()).hexdigest()
+        return {"name": self.name, "tokens": len(self.token_ids), "sha256": digest}
 
-        The same arguments give the same batch, always.
-        """
+    def windows(self, first, count, seed=0):
+        """Windows number first .. first + count - 1 of an endless shuffled order: two tensors (count, T)."""
         T, windows = self.context_length, []
-        for index in range(step * batch_size, (step + 1) * batch_size):
+        for index in range(first, first + count):
             epoch, place = divmod(index, self.n_windows)
             offset, order = epoch_order(self.n_windows, T, epoch, seed)
             start = offset + order[place] * T
             windows.append(self.token_ids[start : start + T + 1])
-        windows = torch.stack(windows)  # (B, T + 1)
+        windows = torch.stack(windows)  # (count, T + 1)
         return windows[:, :-1], windows[:, 1:]
+
+    def batch(self, step, batch_size, seed=0):
+        """Batch number `step`: inputs and targets, each (B, T). The same arguments give the same batch."""
+        return self.windows(step * batch_size, batch_size, seed)
 
     def in_order(self, batch_size):
         """Every token but the first as a target exactly once.
