@@ -97,8 +97,8 @@ def train_gpt(model_config, train_config, out=Path("runs"), resume=None, texts=N
         model_config = replace(model_config, vocab_size=tokenizer.n_vocab)  # fewer for a very short text
     context = model_config.context_length
     check_length(texts, tokenizer, context)
-    train_data = TokenDataset.from_texts(texts.train.values(), tokenizer, context)  # chapter 5
-    val_data = TokenDataset.from_texts(texts.held_out.values(), tokenizer, context)
+    train_data = TokenDataset.from_texts(texts.train.values(), tokenizer, context, texts.name)  # chapter 5
+    val_data = TokenDataset.from_texts(texts.held_out.values(), tokenizer, context, f"{texts.name}, held out")
     torch.manual_seed(train_config.seed)
     model = GPT(model_config)  # chapters 2, 3 and 4
     run = resume or new_run_folder(out)
@@ -115,18 +115,18 @@ def train_gpt(model_config, train_config, out=Path("runs"), resume=None, texts=N
 # %% ch06_inference.ipynb #94e8e76f
 def fit(trainer):
     """Train, and say what with and how long; when it is stopped, how to go on. Returns the model."""
-    began, n_parameters = time.perf_counter(), count_parameters(trainer.model)
+    began, model, run = time.perf_counter(), trainer.state.model, trainer.folder.path
     precision = str(trainer.precision).removeprefix("torch.")
-    print(f"Training {n_parameters:,} parameters on {trainer.device} in {precision}, into {trainer.run_dir}")
+    print(f"Training {count_parameters(model):,} parameters on {trainer.device} in {precision}, into {run}")
     try:
-        trainer.fit(watch=lambda history: watch_first_loss(history, trainer.model.config))
+        trainer.fit(watch=lambda history: watch_first_loss(history, model.config))
     except (KeyboardInterrupt, SystemExit) as stopped:
-        if saved := checkpoint_paths(trainer.run_dir):
-            command = f'python -m ch06_inference.gpt train --resume "{trainer.run_dir.as_posix()}"'
+        if saved := checkpoint_paths(run):
+            command = f'python -m ch06_inference.gpt train --resume "{run.as_posix()}"'
             stopped.add_note(f"step {step_of(saved[-1])} is saved; go on with: {command}")
         raise
     print(f"Trained in {time.perf_counter() - began:.0f} s.")
-    return trainer.model
+    return model
 
 
 def watch_first_loss(history, config):

@@ -55,7 +55,7 @@ def snapshot(folder):
 def test_a_run_holds_all_it_should(run):
     names = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
     assert names == {
-        "attention.png", "loss.png", "metrics.jsonl", "sample.png", "samples.txt", "tokenizer.json",
+        "attention.png", "loss.png", "metrics.jsonl", "run.lock", "sample.png", "samples.txt", "tokenizer.json",
         "checkpoints/step-000010.safetensors", "checkpoints/step-000020.safetensors",
     }  # fmt: skip
     for picture in ("attention.png", "loss.png", "sample.png"):
@@ -1026,12 +1026,12 @@ def test_a_context_shorter_than_the_line_of_the_report(tmp_path):
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, capsys, monkeypatch):
-    def interrupted(self, take_step=gpt.Trainer.train_step):
-        if self.step == 4:
+    def interrupted(self, take_step=gpt.Trainer.take_step):
+        if self.state.step == 4:
             signal.raise_signal(signal.SIGINT)
         return take_step(self)
 
-    monkeypatch.setattr(gpt.Trainer, "train_step", interrupted)
+    monkeypatch.setattr(gpt.Trainer, "take_step", interrupted)
     with pytest.raises(SystemExit) as stop:
         gpt.main([*TINY, "--out", str(tmp_path)])
     run = next(tmp_path.iterdir())
