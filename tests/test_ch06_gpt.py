@@ -40,7 +40,11 @@ def fails(capsys, arguments, *words):
     """The command ends with exit code 2 and one line `error: ...` on standard error, with all `words`."""
     with pytest.raises(SystemExit) as stop:
         gpt.main([str(argument) for argument in arguments])
-    lines = [line for line in capsys.readouterr().err.splitlines() if line and "step/s" not in line]
+    lines = [
+        line
+        for line in capsys.readouterr().err.splitlines()
+        if line.strip() and not line.startswith("training:")
+    ]
     message = " | ".join(lines)
     assert stop.value.code == 2 and message.startswith("error: ") and len(lines) == 1, message
     for word in words:
@@ -55,7 +59,8 @@ def snapshot(folder):
 def test_a_run_holds_all_it_should(run):
     names = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
     assert names == {
-        "attention.png", "loss.png", "metrics.jsonl", "run.lock", "sample.png", "samples.txt", "tokenizer.json",
+        "attention.png", "loss.png", "sample.png", "samples.txt", "metrics.jsonl", "run.lock",
+        "tokenizer.json",
         "checkpoints/step-000010.safetensors", "checkpoints/step-000020.safetensors",
     }  # fmt: skip
     for picture in ("attention.png", "loss.png", "sample.png"):
@@ -738,6 +743,7 @@ def test_an_own_run_goes_on_with_its_text(own_run, poem, tmp_path, monkeypatch, 
     run, other = shutil.copytree(own_run[0], tmp_path / "run"), shutil.copy(poem, tmp_path / "moved.txt")
     monkeypatch.chdir(tmp_path)
     gpt.main(["train", "--resume", "run", "--steps", "22"])
+    capsys.readouterr()
     monkeypatch.setattr(texts.os.path, "exists", lambda path: path != str(poem))
     fails(capsys, ["train", "--resume", "run", "--steps", "24"], "a poem.txt any more", "--text")
     monkeypatch.undo()
@@ -891,21 +897,48 @@ def test_whoever_stops_a_training_hears_how_to_go_on(tmp_path, capsys, monkeypat
     if not hasattr(signal, name):
         pytest.skip("not on this system")
 
-    def stop(history, config):
-        if len(history) == 4:
+    def interrupted(self, take_step=gpt.Trainer.take_step):
+        if self.state.step == 4:
             signal.raise_signal(getattr(signal, name))
+        return take_step(self)
 
-    monkeypatch.setattr(assembly, "watch_first_loss", stop)
+    monkeypatch.setattr(gpt.Trainer, "take_step", interrupted)
     with pytest.raises(SystemExit) as stopped:
         gpt.main([*TINY, "--out", str(tmp_path)])
     run = next(tmp_path.iterdir())
-    step = int(newest_checkpoint(run).stem.removeprefix("step-"))
     said = capsys.readouterr().err
-    assert stopped.value.code == 128 + getattr(signal, name) and step in (4, 5)
-    assert f"stopped: step {step} is saved; go on with: python -m ch06_inference.gpt train --resume " in said
+    assert stopped.value.code == 128 + getattr(signal, name)
+    assert newest_checkpoint(run).name == "step-000005.safetensors"
+    command = f'python -m ch06_inference.gpt train --resume "{run.as_posix()}"'
+    assert f"\nstopped: step 5 is saved; go on with: {command}\n" in said
     monkeypatch.undo()
     gpt.main(["train", "--resume", str(run)])
     assert newest_checkpoint(run).name == "step-000020.safetensors"
+
+
+def test_two_signals_stop_at_once_and_say_what_is_saved(tmp_path, capsys, monkeypatch):
+    """Nothing but what was saved before; of a run without a checkpoint nothing is promised."""
+
+    def interrupted(self, take_step=gpt.Trainer.take_step):
+        for _ in range(2 * (self.state.step == stop_at)):
+            signal.raise_signal(signal.SIGINT)
+        return take_step(self)
+
+    monkeypatch.setattr(gpt.Trainer, "take_step", interrupted)
+    for stop_at, words in ((12, "stopped: step 10 is saved; go on with: "), (4, "stopped\n")):
+        with pytest.raises(SystemExit) as stopped:
+            gpt.main([*TINY, "--out", str(tmp_path)])
+        assert stopped.value.code == 130 and words in capsys.readouterr().err
+
+
+def test_going_on_for_longer_says_that_the_rate_rises(run, tmp_path, capsys):
+    """A warning is one line, without the place in the code. What does not shape weights may change."""
+    copy = shutil.copytree(run, tmp_path / "copy")
+    options = ["--dropout", "0.1", "--batch-size", "2", "--backend", "eager", "--device", "cpu"]
+    gpt.main(["train", "--resume", str(copy), "--steps", "40", *options])
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert len(lines) == 1 and "the learning rate rises from " in lines[0] and ".py" not in lines[0]
+    assert "steps=40 instead of 20" in lines[0]
 
 
 def test_the_alarm_of_chapter_5(tmp_path, capsys):
@@ -1023,22 +1056,6 @@ def test_a_line_break_and_a_backslash_in_the_prompt(run, capsys, typed, prompt):
 def test_a_context_shorter_than_the_line_of_the_report(tmp_path):
     gpt.main([*TINY, "--context-length", "8", "--steps", "2", "--out", str(tmp_path)])
     assert (next(tmp_path.iterdir()) / "attention.png").exists()
-
-
-def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, capsys, monkeypatch):
-    def interrupted(self, take_step=gpt.Trainer.take_step):
-        if self.state.step == 4:
-            signal.raise_signal(signal.SIGINT)
-        return take_step(self)
-
-    monkeypatch.setattr(gpt.Trainer, "take_step", interrupted)
-    with pytest.raises(SystemExit) as stop:
-        gpt.main([*TINY, "--out", str(tmp_path)])
-    run = next(tmp_path.iterdir())
-    assert stop.value.code == 130 and newest_checkpoint(run).name == "step-000005.safetensors"
-    assert f'stopped: step 5 is saved; go on with: python -m ch06_inference.gpt train --resume "{run}"' in (
-        capsys.readouterr().err
-    )
 
 
 @pytest.mark.parametrize(
