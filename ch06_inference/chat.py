@@ -23,7 +23,7 @@ SYSTEM_PROMPT = (
     "You are a helpful AI assistant named SmolLM, trained by Hugging Face"  # the one of its training
 )
 
-# %% ch06_real_model.ipynb #af6bde51
+
 def frame_ids(tokenizer):
     """The ids of <|im_start|> and <|im_end|>. ValueError for a tokenizer that has none."""
     try:
@@ -54,7 +54,7 @@ class Chat:
     """
 
     def __init__(self, model, tokenizer, system=SYSTEM_PROMPT, max_new_tokens=256, **options):
-        frame_ids(tokenizer)  # or it cannot chat
+        self.end = frame_ids(tokenizer)[1]
         self.model, self.tokenizer = model, tokenizer
         self.max_new_tokens, self.options = max_new_tokens, options
         self.messages = [("system", system)] if system else []
@@ -63,21 +63,20 @@ class Chat:
     def say(self, text):
         """Yield the answer to `text` piece by piece; what was said so far stays when it is broken off."""
         self.messages += [("user", text), ("assistant", "")]
-        for piece in decode_pieces(self.tokenizer, self._answer_ids()):
+        for piece in decode_pieces(self.tokenizer, self._answer_ids(self._prompt_ids())):
             self.messages[-1] = ("assistant", self.messages[-1][1] + piece)
             yield piece
 
-    def _answer_ids(self):
-        end = frame_ids(self.tokenizer)[1]
-        ids = self._prompt_ids()
-        same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(ids[:-1], self.read)))
+    def _answer_ids(self, ids):
+        pairs = zip(ids[:-1], self.read)
+        same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
         self.cache.rewind(same)
-        self.read, new = ids[:same], torch.tensor([ids[same:]], device=self.model.lm_head.weight.device)
-        options = {"eos_id": end, "n_vocab": self.tokenizer.n_vocab, "cache": self.cache} | self.options
-        pending = ids[same:]
-        for index in until(end, generate_steps(self.model, new, self.max_new_tokens, **options)):
-            self.read += pending
-            pending = [index]
+        self.read, unread = ids[:same], ids[same:]
+        prompt = torch.tensor([ids], device=self.model.lm_head.weight.device)  # (1, T)
+        options = {"eos_id": self.end, "n_vocab": self.tokenizer.n_vocab, "cache": self.cache} | self.options
+        for index in until(self.end, generate_steps(self.model, prompt, self.max_new_tokens, **options)):
+            self.read += unread
+            unread = [index]
             yield index
 
     def _prompt_ids(self):

@@ -194,10 +194,12 @@ def generate_steps(
 ):
     """Yield the next ids (B,), at most max_new_tokens times; `generate` says what most arguments mean.
 
-    cache: a KVCache with the tokens before token_ids; it is filled on the way, and all but the last token
-    that came out are then in it. n_vocab: ids from there on are never chosen.
+    token_ids: (B, T), the whole text. cache: a KVCache that holds its first tokens, fewer than T; it is
+    filled on the way, and all but the last token that came out are then in it. n_vocab: ids from there on
+    are never chosen.
     """
-    context, own, start, new = model.config.context_length, cache is None, 0, token_ids
+    context, own, start = model.config.context_length, cache is None, 0
+    new = token_ids if own else token_ids[:, cache.length :]  # (B, those not in the cache)
     if eos_id is not None and eos_id not in range(model.config.vocab_size):
         raise ValueError(f"eos_id={eos_id} is not one of this model's ids; take the tokenizer's eot_token")
     if padding is not None and not ((padding >= 0) & (padding < token_ids.size(1))).all():

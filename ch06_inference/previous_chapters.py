@@ -16,6 +16,7 @@ from ch01_tokenization.figures import (  # noqa: E402
     token_boxes,
     use_course_style,
 )
+from ch01_tokenization.splitting import GPT2_SPLIT_PATTERN, special_pattern  # noqa: E402
 from ch01_tokenization.tokenizer import BPETokenizer  # noqa: E402
 from ch03_attention.attention import causal_mask  # noqa: E402
 from ch04_transformer.fields import Bounds, Count, NotNegative, Positive, Size, check_fields  # noqa: E402
@@ -41,6 +42,7 @@ __all__ = [
     "COLORS",
     "Count",
     "GPT",
+    "GPT2_SPLIT_PATTERN",
     "GPTConfig",
     "NotNegative",
     "Positive",
@@ -67,6 +69,7 @@ __all__ = [
     "plot_history",
     "read_checkpoint",
     "show",
+    "special_pattern",
     "split_plays",
     "step_of",
     "token_boxes",

@@ -1,9 +1,12 @@
 """Chapter 6: a published chat model and GPT-2 run in the course's own GPT, equal to transformers."""
 
+import copy
+import fnmatch
 import functools
 import importlib.util
 import json
 import random
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,22 +16,35 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, GPT2Model
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPT2Model,
+    GPT2TokenizerFast,
+)
 
 from ch01_tokenization import corpus
+from ch01_tokenization.tokenizer import BPETokenizer
 from ch04_transformer.transformer import GPT, GPTConfig
 from ch06_inference import gpt as program
 from ch06_inference import pretrained
 from ch06_inference.generation import generate, pad_left
 from ch06_inference.inference import SYSTEM_PROMPT, Chat, chat_ids, stream
+from ch06_inference.model_folder import read_tokenizer, write_tokenizer
+from ch06_inference.model_settings import config_from_gguf, config_from_shapes
 from ch06_inference.pretrained import (
     GGUF_NAMES,
     build_model,
-    config_from_gguf,
     from_gguf,
+    load_gguf,
     load_gpt2,
+    load_pretrained,
     load_smollm2,
     read_gguf,
     save_pretrained,
@@ -298,9 +314,9 @@ def tiny():
     return GPT(GPTConfig(**TINY))
 
 
-def tiny_tensors():
+def tiny_tensors(model=None):
     """A tiny Llama under the names of a GGUF file: {name: float32 tensor}."""
-    ours = tiny().state_dict()
+    ours = (model or tiny()).state_dict()
     named = {"token_embd.weight": ours["embedding.token.weight"], "output_norm.weight": ours["norm.weight"]}
     for layer in range(TINY["n_layers"]):
         for theirs, name in GGUF_NAMES.items():
@@ -381,31 +397,128 @@ def test_smollm2_cut_short(folder, tmp_path, monkeypatch, capsys):
     assert stop.value.code == 2 and error.startswith("error: ") and error.count("\n") == 1
 
 
-def test_another_architecture(fields):
-    changed = {name.replace("llama.", "qwen2."): value for name, value in fields.items()}
-    with pytest.raises(KeyError, match="llama.context_length"):
-        config_from_gguf(changed)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("general.architecture", "qwen2"),
+        ("llama.rope.scaling.type", "linear"),
+        ("llama.rope.scale_linear", 4.0),
+        ("llama.rope.dimension_count", 32),
+        ("llama.attention.key_length", 128),
+        ("llama.attention.value_length", 32),
+        ("llama.expert_count", 8),
+        ("llama.attention.sliding_window", 4096),
+        ("llama.attention.scale", 0.5),
+        ("llama.attn_logit_softcapping", 30.0),
+        ("llama.vocab_size", 7),
+    ],
+)
+def test_a_setting_of_a_gguf_that_a_gpt_cannot_follow_is_refused(fields, name, value):
+    with pytest.raises(ValueError, match=rf"{name}={value!r} is not supported"):
+        config_from_gguf(fields | {name: value})
+
+
+def test_settings_of_a_gguf_that_change_nothing(fields):
+    same = {
+        "rope.scaling.type": "none",
+        "rope.scaling.factor": 1.0,
+        "expert_count": 0,
+        "attention.key_length": 64,
+    }
+    assert config_from_gguf(fields | {f"llama.{name}": v for name, v in same.items()}) == config_from_gguf(
+        fields
+    )
+    fewer = {name: value for name, value in fields.items() if "head_count_kv" not in name}
+    assert config_from_gguf(fewer).kv_heads == 9 and config_from_gguf(fields, dropout=0.1).dropout == 0.1
 
 
 def test_another_tokenizer(fields):
-    with pytest.raises(ValueError, match=r"kind \('gpt2', 'smollm'\), got \('gpt2', 'llama-bpe'\)"):
+    with pytest.raises(
+        ValueError, match=r"kind \['gpt2', 'smollm'\] that adds nothing, got \['gpt2', 'llama-bpe'\]"
+    ):
         tokenizer_from_gguf(fields | {"tokenizer.ggml.pre": "llama-bpe"})
+    with pytest.raises(ValueError, match="adds nothing"):
+        tokenizer_from_gguf(fields | {"tokenizer.ggml.add_bos_token": True})
+
+
+ADDED = ["two words", "<tool>", "    ", "é数"]
+
+
+def with_added(fields, tokens, kind):
+    """The fields of a GGUF file with more tokens of one type at the end."""
+    name, types = "tokenizer.ggml.tokens", "tokenizer.ggml.token_type"
+    return fields | {name: fields[name] + tokens, types: fields[types] + [kind] * len(tokens)}
+
+
+def test_added_tokens_are_plain_text_and_found_as_a_whole(fields, reference_tokenizer):
+    """Equal to the library tokenizers, where tokens are added that are not special."""
+    tokenizer, plain = tokenizer_from_gguf(with_added(fields, ADDED, 4)), tokenizer_from_gguf(fields)
+    theirs = Tokenizer.from_str(reference_tokenizer.backend_tokenizer.to_str())
+    assert theirs.add_tokens(ADDED) == len(ADDED)
+    texts = [
+        "see two words, <tool>x<tool>",
+        "a    b     c",
+        "é数é",
+        "two  words <tool",
+        "",
+        "two wordstwo words",
+    ]
+    for text in texts + random_texts(200, seed=1):
+        ids = theirs.encode(text, add_special_tokens=False).ids
+        assert tokenizer.encode_ordinary(text) == tokenizer.encode(text) == ids, text
+    assert tokenizer.encode("two words") == [49152] and tokenizer.decode([49152, 49153]) == "two words<tool>"
+    assert tokenizer.encode_ordinary("she sells") == plain.encode_ordinary("she sells")
+    assert tokenizer.n_vocab == 49152 + len(ADDED)
+    with pytest.raises(ValueError, match="holds the special token"):
+        tokenizer.encode("<tool><|im_end|>")  # a special one is refused as ever
+    assert tokenizer.encode("<tool><|im_end|>", allowed_special="all") == [49153, 2]
+
+
+@pytest.mark.parametrize(("kind", "special"), [(2, True), (3, True), (5, False)])
+def test_tokens_that_stand_for_no_text(fields, kind, special):
+    tokenizer = tokenizer_from_gguf(with_added(fields, ["[PAD 1]"], kind))
+    assert tokenizer.decode([49152]) == "[PAD 1]" and 49152 not in tokenizer.encode_ordinary("[PAD 1]")
+    assert ("[PAD 1]" in tokenizer.special_tokens) == special
+
+
+def test_a_token_that_no_byte_spells_is_named(fields):
+    with pytest.raises(ValueError, match="the token 'two words' holds ' '"):
+        tokenizer_from_gguf(with_added(fields, ["two words"], 1))
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"blk.1.ffn_up.weight": None}, r"Missing .*blocks.1.feed_forward.up_proj.weight"),
-        ({"token_embd.weight": None}, r"Missing .*embedding.token.weight"),
-        ({"blk.0.attn_q_norm.weight": torch.zeros(8)}, r"Unexpected .*attn_q_norm"),
-        ({"blk.0.attn_k.weight": torch.zeros(32, 32)}, r"size mismatch .*k_proj.weight.*32, 32.*16, 32"),
+        ({"blk.1.ffn_up.weight": None}, "missing: blocks.1.feed_forward.up_proj.weight"),
+        ({"token_embd.weight": None}, "missing: embedding.token.weight"),
+        ({"blk.0.attn_q.bias": torch.zeros(32)}, "extra: blocks.0.attention.q_proj.bias"),
+        ({"rope_freqs.weight": torch.ones(4)}, "extra: rope_freqs.weight"),
+        ({"blk.0.attn_q_norm.weight": torch.zeros(8)}, "extra: .*attn_q_norm"),
+        (
+            {"blk.0.attn_k.weight": torch.zeros(32, 32)},
+            r"misshapen: .*k_proj.weight \(32, 32\) instead of \(16, 32\)",
+        ),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_tensors_of_a_gguf_that_do_not_fit_are_named(change, message):
     named = {name: tensor for name, tensor in (tiny_tensors()[1] | change).items() if tensor is not None}
-    with pytest.raises(RuntimeError, match=f"(?s){message}"):
+    with pytest.raises(ValueError, match=f"do not fit the configuration; .*{message}"):
         build_model(GPTConfig(**TINY), from_gguf(named))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_output_matrix_of_its_own(fields, monkeypatch, tied):
+    """A GGUF file with output.weight has a head that is not tied to the embedding."""
+    sizes = {"embedding_length": 32, "block_count": 2, "feed_forward_length": 64, "rope.dimension_count": 8}
+    sizes |= {"attention.head_count": 4, "attention.head_count_kv": 2, "context_length": 16}
+    model = GPT(GPTConfig(**TINY | {"vocab_size": 49152, "tie_weights": tied}))
+    named = tiny_tensors(model)[1] | ({} if tied else {"output.weight": model.lm_head.weight})
+    content = (fields | {f"llama.{name}": value for name, value in sizes.items()}, named)
+    monkeypatch.setattr(pretrained, "read_gguf", lambda path: content)
+    found, _ = load_gguf("x.gguf", device="cpu", rope_theta=5000.0, norm_eps=1e-6)
+    ids = torch.arange(10)[None]
+    assert torch.equal(found(ids), model(ids)) and found.config.tie_weights == tied
 
 
 def no_package(monkeypatch, package):
@@ -437,7 +550,14 @@ def test_the_reader_is_missing(monkeypatch, capsys, folder):
     assert "gguf" in error and "pip install" in error
 
 
-# ---------------------------------------------------------------- GPT-2
+# ---------------------------------------------------------------- the folder of a GPT-2 or Llama
+
+
+@pytest.fixture(scope="module")
+def tokenizer_of_300():
+    """300 ids, the frame of a chat among them."""
+    special = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+    return BPETokenizer.train(corpus.load_plays()["hamlet"][:20000], 300, special)
 
 
 def random_gpt2(**changes):
@@ -447,11 +567,19 @@ def random_gpt2(**changes):
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    """(folder, model): a random GPT-2 as transformers writes it. Tests copy what they change."""
+def saved(tmp_path_factory, tokenizer_of_300):
+    """(folder, model): a random GPT-2 as transformers writes it, with a tokenizer; tests change copies."""
     folder, model = tmp_path_factory.mktemp("gpt2") / "model", random_gpt2()
     model.save_pretrained(folder)
+    write_tokenizer(tokenizer_of_300, folder, 32)
     return folder, model
+
+
+@pytest.fixture
+def copied(saved, tmp_path):
+    """A copy of the folder that a test may change."""
+    shutil.copytree(saved[0], tmp_path / "copy")
+    return tmp_path / "copy"
 
 
 @torch.no_grad()
@@ -464,55 +592,86 @@ def same_logits(model, reference, tolerance=1e-5):
 def test_gpt2_from_a_folder(saved):
     folder, reference = saved
     model, tokenizer = load_gpt2(folder, device="cpu")
-    assert same_logits(model, reference) and not model.training
-    assert tokenizer.n_vocab == 50257 and tokenizer.encode("Hello, world!") == [15496, 11, 995, 0]
+    assert same_logits(model, reference) and not model.training and tokenizer.n_vocab == 300
     assert same_logits(load_gpt2(str(folder), device="cpu")[0], reference)
+    assert same_logits(load_gpt2(folder / "model.safetensors", device="cpu")[0], reference)
 
 
 @pytest.mark.parametrize("changes", [{"n_head": 4}, {"n_inner": 96}, {"layer_norm_epsilon": 1e-3}], ids=str)
-def test_the_configuration_of_gpt2_is_followed(tmp_path, changes):
+def test_the_configuration_of_gpt2_is_followed(copied, changes):
     reference = random_gpt2(**changes)
-    reference.save_pretrained(tmp_path / "m")
-    for source in (tmp_path / "m", tmp_path / "m" / "model.safetensors"):
+    reference.save_pretrained(copied)
+    for source in (copied, copied / "model.safetensors"):
         assert same_logits(load_gpt2(source, device="cpu")[0], reference)
 
 
-@pytest.mark.parametrize("config_beside_it", [True, False])
-def test_gpt2_from_the_file_alone(saved, tmp_path, config_beside_it):
-    folder, reference = saved
-    source = folder / "model.safetensors"
-    if not config_beside_it:
-        source = tmp_path / "alone.safetensors"
-        source.write_bytes((folder / "model.safetensors").read_bytes())
-    assert same_logits(load_gpt2(source, device="cpu")[0], reference)
+def test_without_a_config_the_heads_are_known_or_asked_for(copied, saved):
+    """Shapes do not say how many heads there are, and another number gives other logits in silence."""
+    (copied / "config.json").unlink()
+    with pytest.raises(ValueError, match="how many heads a GPT-2 of width 128 has; pass n_heads or add it"):
+        load_gpt2(copied)
+    assert same_logits(load_gpt2(copied, device="cpu", n_heads=2)[0], saved[1])
+    assert not same_logits(load_gpt2(copied, device="cpu", n_heads=4)[0], saved[1])
+
+
+@pytest.mark.parametrize(("width", "heads"), [(768, 12), (1024, 16), (1280, 20), (1600, 25)])
+def test_the_published_widths_have_known_heads(width, heads):
+    weights = {"wte.weight": torch.empty(300, width), "transformer.wpe.weight": torch.empty(32, width)}
+    config = config_from_shapes(weights | {"h.3.ln_1.weight": torch.empty(width)})
+    assert (config.n_heads, config.n_layers, config.context_length) == (heads, 4, 32)
 
 
 @pytest.mark.parametrize("prefix", ["", "transformer."])
-@pytest.mark.parametrize("with_config", [True, False])
-def test_gpt2_with_and_without_the_prefix(saved, tmp_path, prefix, with_config):
-    folder, reference = saved
-    weights = load_file(folder / "model.safetensors")
+def test_gpt2_with_and_without_the_prefix(copied, saved, prefix):
+    weights = load_file(copied / "model.safetensors")
     weights = {prefix + name.removeprefix("transformer."): tensor for name, tensor in weights.items()}
-    save_file(weights, tmp_path / "model.safetensors")
-    if with_config:
-        (tmp_path / "config.json").write_text((folder / "config.json").read_text())
-    assert same_logits(load_gpt2(tmp_path, device="cpu")[0], reference)
+    save_file(weights, copied / "model.safetensors")
+    assert same_logits(load_gpt2(copied, device="cpu")[0], saved[1])
 
 
-def test_gpt2_without_its_head_and_in_pieces(saved, tmp_path):
+def test_gpt2_without_its_head_and_in_pieces(copied, saved):
     _, reference = saved
     bare = GPT2Model(reference.config).eval()
     bare.load_state_dict(reference.transformer.state_dict())
-    bare.save_pretrained(tmp_path / "bare")
-    assert same_logits(load_gpt2(tmp_path / "bare", device="cpu")[0], reference)
-    reference.save_pretrained(tmp_path / "pieces", max_shard_size="400KB")
-    assert len(list((tmp_path / "pieces").glob("*.safetensors"))) > 1
-    assert same_logits(load_gpt2(tmp_path / "pieces", device="cpu")[0], reference)
+    bare.save_pretrained(copied)
+    assert same_logits(load_gpt2(copied, device="cpu")[0], reference)
+    (copied / "model.safetensors").unlink()
+    reference.save_pretrained(copied, max_shard_size="400KB")
+    pieces = sorted(copied.glob("model-*.safetensors"))
+    assert len(pieces) > 1
+    save_file({"stale": torch.zeros(1)}, copied / "model-00009-of-00009.safetensors")  # not in the index
+    assert same_logits(load_gpt2(copied, device="cpu")[0], reference)
+    pieces[1].unlink()
+    with pytest.raises(FileNotFoundError, match=f"{pieces[1].name} is missing, though the index names it"):
+        load_gpt2(copied)
+    (copied / "model.safetensors.index.json").unlink()
+    with pytest.raises(ValueError, match=rf"holds {pieces[0].name}, .*says which of them are the model"):
+        load_gpt2(copied)
 
 
-def test_gpt2_in_bfloat16(saved):
-    model, _ = load_gpt2(saved[0], torch.bfloat16, "cpu")
-    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+@pytest.mark.parametrize("name", ["model_backup.safetensors", "zz.safetensors", "adapter_model.safetensors"])
+def test_other_files_beside_the_model_are_left_alone(copied, saved, name):
+    other = {key: tensor + 1 for key, tensor in load_file(copied / "model.safetensors").items()}
+    save_file(other, copied / name)
+    (copied / "._model.safetensors").write_bytes(b"a Mac's note")
+    (copied / ".hidden.safetensors").write_bytes(b"")
+    assert same_logits(load_gpt2(copied, device="cpu")[0], saved[1])
+    (copied / name).unlink()
+    (copied / "model.safetensors").rename(copied / "mine.safetensors")  # the only one there is
+    assert same_logits(load_gpt2(copied, device="cpu")[0], saved[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_weights_of_16_bits(copied, saved, dtype):
+    weights = {name: t.to(dtype) for name, t in load_file(copied / "model.safetensors").items()}
+    save_file(weights, copied / "model.safetensors")
+    model, _ = load_gpt2(copied, device="cpu")
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert same_logits(model, saved[1], tolerance=0.1)
+    model, _ = load_gpt2(copied, dtype, "cpu")
+    assert {parameter.dtype for parameter in model.parameters()} == {dtype}
+    wanted = weights["transformer.h.0.ln_1.weight"]
+    assert torch.equal(model.blocks[0].norm1.weight, wanted)
 
 
 @pytest.mark.parametrize(
@@ -521,65 +680,73 @@ def test_gpt2_in_bfloat16(saved):
         ({"transformer.h.1.mlp.c_fc.weight": None}, ["h.1.mlp.c_fc.weight"]),
         ({"transformer.h.0.novel.weight": torch.zeros(3)}, ["h.0.novel.weight"]),
         ({"transformer.h.0.attn.c_proj.weight": torch.zeros(128, 129)}, ["h.0.attn.c_proj.weight"]),
+        ({"transformer.wte.weight": None}, ["wte.weight"]),
+        ({"transformer.wpe.weight": None}, ["wpe.weight"]),
         ({"lm_head.weight": torch.zeros(300, 128)}, ["lm_head.weight", "wte.weight"]),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_tensors_of_gpt2_that_do_not_fit_are_named(saved, tmp_path, change, words):
-    folder, _ = saved
-    weights = load_file(folder / "model.safetensors") | change
+def test_tensors_of_gpt2_that_do_not_fit_are_named(copied, change, words):
+    weights = load_file(copied / "model.safetensors") | change
     weights = {name: tensor for name, tensor in weights.items() if tensor is not None}
-    save_file(weights, tmp_path / "model.safetensors")
-    for with_config in (False, True):
-        if with_config:
-            (tmp_path / "config.json").write_text((folder / "config.json").read_text())
-        with pytest.raises(ValueError) as caught:
-            load_gpt2(tmp_path)
-        for word in words:
-            assert word in str(caught.value)
-
-
-@pytest.mark.parametrize("name", ["wte.weight", "wpe.weight"])
-@pytest.mark.parametrize("with_config", [True, False])
-def test_gpt2_without_its_embeddings(saved, tmp_path, name, with_config):
-    folder, _ = saved
-    weights = load_file(folder / "model.safetensors")
-    del weights[f"transformer.{name}"]
-    save_file(weights, tmp_path / "model.safetensors")
-    if with_config:
-        (tmp_path / "config.json").write_text((folder / "config.json").read_text())
-    with pytest.raises(ValueError, match=name):
-        load_gpt2(tmp_path)
+    save_file(weights, copied / "model.safetensors")
+    with pytest.raises(ValueError) as caught:
+        load_gpt2(copied)
+    (copied / "config.json").unlink()
+    with pytest.raises(ValueError) as without_config:
+        load_gpt2(copied, n_heads=2)
+    for word in words:
+        assert word in str(caught.value) and word in str(without_config.value)
 
 
 @pytest.mark.parametrize("share", [0, 1e-3, 0.999])
-def test_a_safetensors_file_that_was_cut(saved, tmp_path, share):
-    whole = (saved[0] / "model.safetensors").read_bytes()
-    path = tmp_path / "model.safetensors"
-    path.write_bytes(whole[: int(len(whole) * share)])
-    for source in (path, tmp_path):
+def test_a_safetensors_file_that_was_cut(copied, share):
+    whole = (copied / "model.safetensors").read_bytes()
+    (copied / "model.safetensors").write_bytes(whole[: int(len(whole) * share)])
+    for source in (copied / "model.safetensors", copied):
         with pytest.raises(ValueError, match=f"{source} does not hold whole files .*; fetch them again"):
             load_gpt2(source)
 
 
-def test_a_folder_without_weights(saved, tmp_path):
-    (tmp_path / "config.json").write_text((saved[0] / "config.json").read_text())
-    with pytest.raises(ValueError, match="wte.weight"):
-        load_gpt2(tmp_path)
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors.index.json"])
+@pytest.mark.parametrize(
+    ("content", "words"), [("{", "is not a whole JSON file"), ("[1]", "expected a JSON object")]
+)
+def test_a_json_file_that_was_cut(copied, name, content, words):
+    (copied / name).write_text(content)
+    if "index" in name:
+        (copied / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=f"{name}.* {words}|{name}: {words}"):
+        load_gpt2(copied)
 
 
-def test_a_config_that_was_cut(saved, tmp_path):
-    (tmp_path / "model.safetensors").write_bytes((saved[0] / "model.safetensors").read_bytes())
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ValueError, match=f"{tmp_path} does not hold whole files"):
-        load_gpt2(tmp_path)
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        ([], "the folder is empty; name a folder with config.json and model.safetensors"),
+        (
+            ["pytorch_model.bin", "config.json"],
+            r"pytorch_model.bin is not read here.*save_pretrained\(new_folder\)",
+        ),
+        (["tf_model.h5"], "tf_model.h5 is not read here"),
+        (["notes.txt", "photo.png"], "there is notes.txt, photo.png, and no model.safetensors"),
+        ([".DS_Store"], "the folder is empty"),
+    ],
+    ids=str,
+)
+def test_a_folder_that_is_something_else(tmp_path, names, words):
+    """What was found, and the way out."""
+    for name in names:
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(FileNotFoundError, match=f"holds no model: {words}"):
+        load_pretrained(tmp_path)
 
 
-def test_a_llama_is_no_gpt2(tmp_path):
-    """Its ids would be read with GPT-2's vocabulary."""
-    save_pretrained(tiny(), tmp_path / "llama")
-    with pytest.raises(ValueError, match="expected model_type 'gpt2', got 'llama'"):
-        load_gpt2(tmp_path / "llama")
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "smollm2.gguf", "notes.txt"])
+def test_a_file_that_is_something_else(tmp_path, name):
+    (tmp_path / name).write_text("x")
+    with pytest.raises(ValueError, match=f"{name}: expected a .safetensors file, or the folder of a model"):
+        load_pretrained(tmp_path / name)
 
 
 def test_gpt2_is_fetched_where_there_is_a_network(saved, monkeypatch):
@@ -594,7 +761,11 @@ def test_gpt2_is_fetched_where_there_is_a_network(saved, monkeypatch):
         assert same_logits(load_gpt2(name, device="cpu")[0], saved[1])
     names = [repository for repository, _ in asked]
     assert names == ["openai-community/gpt2", "openai-community/gpt2-medium", "someone/their-gpt2"]
-    assert all(set(o["allow_patterns"]) == {"config.json", "*.safetensors"} for _, o in asked)
+    wanted = ["config.json", "model.safetensors", "model.safetensors.index.json", "vocab.json", "merges.txt"]
+    for _, options in asked:  # the weights and the tokenizer, but no other kinds of weights
+        patterns = options["allow_patterns"]
+        assert all(any(fnmatch.fnmatch(name, pattern) for pattern in patterns) for name in wanted)
+        assert not any(fnmatch.fnmatch("pytorch_model.bin", pattern) for pattern in patterns)
 
 
 @pytest.mark.parametrize("error", [OSError("no network\nmore"), RuntimeError()], ids=repr)
@@ -619,40 +790,245 @@ def test_gpt2_without_huggingface_hub(monkeypatch):
         load_gpt2("gpt2")
 
 
-# ---------------------------------------------------------------- from here to transformers
+# ---------------------------------------------------------------- the folder's own tokenizer
+
+
+TEXTS = [
+    "she sells seashells, 'é🐚 \n\t 2024",
+    " \r\n\x1c\x85\u3000 a",
+    "they'Ll we've 数字 한글",
+    "   ",
+    "",
+    "\x00\ufffe\U0010ffff",
+    "a" * 500,
+]
+
+
+def test_the_folders_own_tokenizer(copied, tokenizer_of_300):
+    _, tokenizer = load_pretrained(copied, device="cpu")
+    assert tokenizer.special_tokens == tokenizer_of_300.special_tokens
+    assert (tokenizer.vocab, tokenizer.merges) == (tokenizer_of_300.vocab, tokenizer_of_300.merges)
+    (copied / "tokenizer.json").unlink()
+    tokenizer_of_300.save(copied / "tokenizer.json")  # chapter 1's own form
+    assert load_pretrained(copied, device="cpu")[1].merges == tokenizer_of_300.merges
+    (copied / "tokenizer.json").unlink()
+    with pytest.raises(ValueError, match="holds no tokenizer .*a model of 300 ids has another than GPT-2"):
+        load_pretrained(copied)
+
+
+def test_a_folder_without_a_tokenizer_gets_gpt2s_where_it_fits(tmp_path):
+    for size in (50257, 50304):  # nanoGPT fills GPT-2's vocabulary up
+        assert read_tokenizer(tmp_path, size).encode("Hello, world!") == [15496, 11, 995, 0]
+    for size in (300, 50000, 52000):
+        with pytest.raises(ValueError, match=f"a model of {size:,} ids has another than GPT-2"):
+            read_tokenizer(tmp_path, size)
+
+
+@pytest.mark.parametrize("size", [60, 299, 1324, 50257])
+def test_a_tokenizer_that_does_not_belong_to_the_model(copied, size):
+    with pytest.raises(ValueError, match=f"has 300 ids and the model {size:,}: they do not belong together"):
+        read_tokenizer(copied, size)
+    assert read_tokenizer(copied, 512).n_vocab == 300  # filled up to a round number
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """The folder of a run with a few steps of training."""
-    out = tmp_path_factory.mktemp("runs")
-    program.main(["train", "--preset", "tiny", "--device", "cpu", "--steps", "5", "--out", str(out)])
-    return next(out.iterdir())
+def their_gpt2(tmp_path_factory, gpt2):
+    """{form: folder} of GPT-2's tokenizer as transformers writes and publishes it."""
+    folder = tmp_path_factory.mktemp("theirs")
+    character = {byte: character for character, byte in corpus_bytes().items()}
+    ids = {"".join(character[byte] for byte in token): index for index, token in gpt2.vocab.items()}
+    merges = [" ".join("".join(character[byte] for byte in part) for part in pair) for pair in gpt2.merges]
+    (folder / "two").mkdir()
+    (folder / "two" / "vocab.json").write_text(json.dumps(ids | gpt2.special_tokens), encoding="utf-8")
+    (folder / "two" / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")
+    theirs = GPT2TokenizerFast.from_pretrained(folder / "two")
+    theirs.save_pretrained(folder / "one")
+    return theirs, folder
 
 
-def test_a_model_trained_here_runs_in_transformers(trained, tmp_path, capsys):
-    model, tokenizer = program.load_run(trained, "cpu")
-    assert save_pretrained(model, tmp_path / "a" / "model") == tmp_path / "a" / "model"
-    program.main(["export", "--model", str(trained), "--out", str(tmp_path / "b")])
-    assert str(tmp_path / "b") in capsys.readouterr().out
-    for folder in (tmp_path / "a" / "model", tmp_path / "b"):
-        reference = AutoModelForCausalLM.from_pretrained(folder).eval()
-        assert type(reference).__name__ == "LlamaForCausalLM" and same_logits(model, reference)
-        ids = torch.tensor([tokenizer.encode("ROMEO:\n")])
-        options = {"attention_mask": torch.ones_like(ids), "pad_token_id": 0, "eos_token_id": None}
-        wanted = reference.generate(ids, max_new_tokens=20, do_sample=False, **options)
-        assert torch.equal(generate(model, ids, 20, temperature=0), wanted)
-        assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+def corpus_bytes():
+    from ch01_tokenization.exchange import byte_of_character
+
+    return byte_of_character()
 
 
-GPT2_KIND = dict(vocab_size=60, context_length=32, d_model=48, n_heads=4, n_layers=2, bias=True, init_std=0.2)
+@pytest.mark.parametrize("form", ["one", "two"])
+def test_the_forms_in_which_tokenizers_are_published(their_gpt2, gpt2, form):
+    _, folder = their_gpt2
+    names = {path.name for path in (folder / form).iterdir()}
+    assert ("tokenizer.json" in names) == (form == "one")
+    tokenizer = read_tokenizer(folder / form, 50257)
+    assert tokenizer.special_tokens == {"<|endoftext|>": 50256} and tokenizer.pattern == gpt2.pattern
+    for text in TEXTS:
+        assert tokenizer.encode(text) == gpt2.encode(text)
+
+
+def test_added_tokens_of_a_tokenizer_json(their_gpt2, tmp_path, gpt2):
+    theirs = copy.deepcopy(their_gpt2[0])
+    theirs.add_tokens(["<tool>", "two words"])
+    theirs.add_special_tokens({"pad_token": "<pad>"})
+    theirs.save_pretrained(tmp_path)
+    tokenizer = read_tokenizer(tmp_path, 50260)
+    assert tokenizer.special_tokens == {
+        "<|endoftext|>": 50256,
+        "<tool>": 50257,
+        "two words": 50258,
+        "<pad>": 50259,
+    }
+    for text in ("see two words<tool> x", "a <tool>", "two  words"):
+        assert tokenizer.encode_ordinary(text) == theirs(text)["input_ids"]
+    with pytest.raises(ValueError, match="holds the special token '<pad>'"):
+        tokenizer.encode("<tool><pad>")
+
+
+def test_a_vocabulary_of_52000_ids_of_its_own(tmp_path):
+    """Its first five are special tokens, as no merge makes them."""
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    ids = {token: n for n, token in enumerate([*special, *corpus_bytes(), "he", "Ġhe"])}
+    (tmp_path / "vocab.json").write_text(json.dumps(ids), encoding="utf-8")
+    (tmp_path / "merges.txt").write_text("#version: 0.2\nh e\nĠ he\n", encoding="utf-8")
+    tokenizer = read_tokenizer(tmp_path, 263)
+    assert list(tokenizer.special_tokens) == special
+    assert tokenizer.encode_ordinary("he he<s>")[:2] == [ids["he"], ids["Ġhe"]]
+    assert tokenizer.decode(tokenizer.encode_ordinary("he <s>é")) == "he <s>é"
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"model": {"type": "Unigram", "vocab": []}}, "model.type"),
+        ({"model": {"type": "WordPiece", "vocab": {}}}, "model.type"),
+        ({"normalizer": {"type": "NFC"}}, "normalizer"),
+        ({"pre_tokenizer": {"type": "Metaspace", "replacement": "▁"}}, "pre_tokenizer"),
+        ({"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True}}, "pre_tokenizer"),
+        (
+            {"post_processor": {"type": "TemplateProcessing", "single": [{"SpecialToken": {}}]}},
+            "post_processor",
+        ),
+        ({"added_tokens": [{"id": 0, "content": "!", "special": True, "lstrip": True}]}, "added_tokens"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_tokenizer_of_another_kind_is_refused(copied, change, name):
+    content = json.loads((copied / "tokenizer.json").read_text(encoding="utf-8"))
+    (copied / "tokenizer.json").write_text(json.dumps(content | change), encoding="utf-8")
+    with pytest.raises(ValueError, match=f"expected a byte-level BPE like GPT-2's, got .*{name}"):
+        load_pretrained(copied)
+
+
+# ---------------------------------------------------------------- from here to transformers
+
+
+GPT2_KIND = dict(
+    vocab_size=300, context_length=32, d_model=48, n_heads=4, n_layers=2, bias=True, init_std=0.2
+)
 
 
 @pytest.fixture
 def config(request):
     """The parameter `config` of a test, a dict of fields, as a GPTConfig."""
     return GPTConfig(**request.param)
+
+
+BOTH_KINDS = pytest.mark.parametrize(
+    "config", [GPT2_KIND, dict(TINY, vocab_size=300, context_length=32)], ids=["gpt2", "llama"], indirect=True
+)
+
+
+@BOTH_KINDS
+def test_an_export_loads_here_and_there_with_its_tokenizer(tmp_path, config, tokenizer_of_300):
+    model = GPT(config).eval()
+    folder = save_pretrained(model, tmp_path / "a" / "m", tokenizer_of_300)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        *("config.json", "generation_config.json", "model.safetensors"),
+        *("tokenizer.json", "tokenizer_config.json"),
+    ]
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["m"]
+    again, tokenizer = load_pretrained(folder, device="cpu")
+    assert replace(again.config, init_std=0.2, d_ff=config.d_ff, n_kv_heads=config.n_kv_heads) == config
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values()))
+    reference, theirs = (
+        AutoModelForCausalLM.from_pretrained(folder).eval(),
+        AutoTokenizer.from_pretrained(folder),
+    )
+    assert same_logits(model, reference)
+    for text in [*TEXTS, "x<|endoftext|>y <|im_end|>", "<|im_start|><|im_start|> <|im_", *random_texts(300)]:
+        ids = tokenizer_of_300.encode(text, allowed_special="all")
+        assert theirs(text)["input_ids"] == tokenizer.encode(text, allowed_special="all") == ids, ascii(text)
+        assert theirs.decode(ids) == tokenizer_of_300.decode(ids)
+
+
+@BOTH_KINDS
+@pytest.mark.parametrize("chat", [True, False])
+def test_an_export_stops_by_itself(tmp_path, config, tokenizer_of_300, plays, chat):
+    """transformers ends where ours does, and without a tokenizer not at somebody else's id."""
+    tokenizer = tokenizer_of_300 if chat else BPETokenizer.train(plays["hamlet"][:20000], 300)
+    end = tokenizer.special_tokens["<|im_end|>" if chat else "<|endoftext|>"]
+    model, ids = GPT(replace(config, tie_weights=False)).eval(), torch.tensor([[1, 2, 3]])
+    greedy = generate(model, ids, 8, temperature=0)[0, 3:].tolist()
+    place = next(n for n in range(1, 8) if greedy[n] not in greedy[:n])
+    rows = model.lm_head.weight.data  # the end token takes the row of the one that comes there
+    rows[[end, greedy[place]]] = rows[[greedy[place], end]]
+    folder = save_pretrained(model, tmp_path / "m", tokenizer)
+    reference = AutoModelForCausalLM.from_pretrained(folder)
+    options = {"do_sample": False, "max_new_tokens": 8, "attention_mask": torch.ones_like(ids)}
+    theirs = reference.generate(ids, **options)
+    assert theirs[0, 3:].tolist() == [*greedy[:place], end]
+    assert torch.equal(theirs, generate(model, ids, 8, temperature=0, eos_id=end))
+    assert reference.config.eos_token_id == reference.generation_config.eos_token_id == end
+    endless = AutoModelForCausalLM.from_pretrained(save_pretrained(model, tmp_path / "n"))
+    assert endless.generation_config.eos_token_id is None and endless.config.eos_token_id is None
+    assert endless.generate(ids, **options, pad_token_id=0).size(1) == 3 + 8
+
+
+@pytest.mark.parametrize("name", ["a", "sells", "\n"])
+def test_a_special_token_that_is_also_an_ordinary_one_is_not_exported(tmp_path, plays, name):
+    """transformers would take the ordinary one for it."""
+    tokenizer = BPETokenizer.train(plays["hamlet"][:20000], 300)
+    ids = {token for token in tokenizer.vocab.values()}
+    tokenizer = BPETokenizer(tokenizer.vocab, tokenizer.merges, {"<|endoftext|>": 299, name: 300})
+    model = GPT(GPTConfig(**TINY | {"vocab_size": 301}))
+    if name.encode() in ids and name.isalpha():
+        with pytest.raises(ValueError, match=f"the special token '{name}' is also an ordinary one"):
+            save_pretrained(model, tmp_path / "m", tokenizer)
+        assert not list(tmp_path.iterdir())
+    else:
+        theirs = AutoTokenizer.from_pretrained(save_pretrained(model, tmp_path / "m", tokenizer))
+        text = f"she {name} sells{name}"
+        assert theirs(text)["input_ids"] == tokenizer.encode(text, allowed_special="all")
+
+
+def test_export_of_smollm2(smollm2, tmp_path, reference_tokenizer):
+    """Its tokenizer in AutoTokenizer, chat template and lost bytes and all."""
+    model, tokenizer = GPT(GPTConfig(**TINY | {"vocab_size": 49152})), smollm2[1]
+    folder = save_pretrained(model, tmp_path / "m", tokenizer)
+    theirs, again = AutoTokenizer.from_pretrained(folder), load_pretrained(folder, device="cpu")[1]
+    for text in [*TEXTS, *PROMPTS, "sea\x04shell", *random_texts(300)]:
+        ids = tokenizer.encode(text, allowed_special="all")
+        assert theirs(text)["input_ids"] == again.encode(text, allowed_special="all") == ids, ascii(text)
+        assert theirs.decode(ids) == tokenizer.decode(ids)
+        assert ids == their_ids(reference_tokenizer, text), ascii(text)
+    for messages in CONVERSATIONS:
+        found = theirs.apply_chat_template(
+            [{"role": role, "content": content} for role, content in messages],
+            add_generation_prompt=True,
+            return_dict=False,
+        )
+        assert found == chat_ids(tokenizer, messages)
+    assert (theirs.eos_token_id, theirs.bos_token_id) == (2, 1)
+
+
+def test_a_model_trained_here_runs_in_transformers(tmp_path):
+    out = tmp_path / "runs"
+    program.main(["train", "--preset", "tiny", "--device", "cpu", "--steps", "5", "--out", str(out)])
+    model, tokenizer = program.load_run(next(out.iterdir()), "cpu")
+    folder = save_pretrained(model, tmp_path / "m", tokenizer)
+    reference = AutoModelForCausalLM.from_pretrained(folder).eval()
+    assert type(reference).__name__ == "LlamaForCausalLM" and same_logits(model, reference)
+    ids = torch.tensor([tokenizer.encode("ROMEO:\n")])
+    options = {"attention_mask": torch.ones_like(ids), "max_new_tokens": 20, "do_sample": False}
+    wanted = reference.generate(ids, **options)
+    assert torch.equal(generate(model, ids, 20, temperature=0, eos_id=tokenizer.eot_token), wanted)
 
 
 @pytest.mark.parametrize(
@@ -666,7 +1042,7 @@ def config(request):
     ids=["gpt2", "gpt2-untied", "llama", "llama-untied"],
     indirect=True,
 )
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_export_of_each_kind(tmp_path, config, dtype):
     model = GPT(config).to(dtype).eval()
     for parameter in model.parameters():  # no weight is what it was at the start
@@ -677,31 +1053,21 @@ def test_export_of_each_kind(tmp_path, config, dtype):
     assert same_logits(model.float(), reference.eval())
 
 
-def test_an_export_can_be_loaded_here_again(tmp_path):
-    model = GPT(GPTConfig(**GPT2_KIND)).eval()
-    again, _ = load_gpt2(save_pretrained(model, tmp_path / "m"), device="cpu")
-    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values()))
-
-
-def test_generate_with_a_folder_of_gpt2(tmp_path, capsys):
-    folder = save_pretrained(GPT(GPTConfig(**GPT2_KIND | {"vocab_size": 50257})), tmp_path / "m")
-    for source in (folder, folder / "model.safetensors"):
+def test_generate_with_a_folder_of_gpt2(saved, capsys):
+    for source in (saved[0], saved[0] / "model.safetensors"):
         options = ["--max-new-tokens", "3", "--seed", "0", "--device", "cpu"]
         program.main(["generate", "--model", str(source), "--prompt", "Hello", *options])
         assert capsys.readouterr().out.startswith("Hello")
 
 
 @pytest.mark.parametrize("filled", [True, False])
-def test_an_existing_folder_is_left_alone(trained, tmp_path, capsys, filled):
+def test_an_existing_folder_is_left_alone(tmp_path, filled):
     folder = tmp_path / "mine"
     folder.mkdir()
     if filled:
         (folder / "config.json").write_text("mine")
     with pytest.raises(FileExistsError, match="mine exists already; name a new folder"):
         save_pretrained(tiny(), folder)
-    with pytest.raises(SystemExit) as stop:
-        program.main(["export", "--model", str(trained), "--out", str(folder)])
-    assert stop.value.code == 2 and "exists already" in capsys.readouterr().err
     assert [path.read_text() for path in tmp_path.rglob("*") if path.is_file()] == ["mine"] * filled
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
@@ -718,20 +1084,46 @@ def test_a_model_that_is_neither_kind_writes_nothing(tmp_path, config):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_disk_that_is_full_leaves_nothing_half_written(tmp_path, monkeypatch):
-    def full(weights, path, *rest):
-        Path(path).write_bytes(b"half")
-        raise OSError("no space left on device")
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), SafetensorError("IoError 28")], ids=repr
+)
+@pytest.mark.parametrize("writer", ["save_file", "write_json", "write_tokenizer"])
+def test_a_disk_that_is_full_leaves_nothing_half_written(
+    tmp_path, monkeypatch, tokenizer_of_300, writer, error
+):
+    def full(content, path, *rest):
+        target = path if isinstance(path, Path) else content
+        (target if target.is_dir() is False else target / "x").write_bytes(b"half")
+        raise error
 
-    monkeypatch.setattr(pretrained, "save_file", full)
-    with pytest.raises(OSError, match="no space left"):
-        save_pretrained(tiny(), tmp_path / "m")
+    monkeypatch.setattr(pretrained, writer, full)
+    with pytest.raises(OSError, match=r"m was not written \(.*\); make room, or name another place"):
+        save_pretrained(tiny(), tmp_path / "m", tokenizer_of_300)
     assert not list(tmp_path.iterdir())
 
 
 def test_the_config_that_is_written_is_json_without_surprises(tmp_path):
     config = json.loads((save_pretrained(tiny(), tmp_path / "m") / "config.json").read_text())
     assert (config["model_type"], config["vocab_size"], config["num_key_value_heads"]) == ("llama", 9, 2)
+
+
+# ---------------------------------------------------------------- chat: cached is not other than read anew
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.1, 1.5, 0.8])
+@pytest.mark.parametrize("context", [400, 150])  # with 150 the oldest turns are dropped on the way
+def test_a_later_answer_equals_the_conversation_read_anew(tokenizer_of_300, penalty, context):
+    """The repetition penalty sees what is in the cache too."""
+    model = GPT(GPTConfig(**TINY | {"vocab_size": 300, "context_length": context})).double().eval()
+    options = dict(max_new_tokens=30, temperature=0, repetition_penalty=penalty)
+    talk, lengths = Chat(model, tokenizer_of_300, system="Be brief.", **options), set()
+    for question in ("Who is there?", "Nay, answer me.", "Stand and unfold yourself.", "Long live the king!"):
+        answer = "".join(talk.say(question))
+        afresh = Chat(model, tokenizer_of_300, system=None, **options)
+        afresh.messages = talk.messages[:-2]
+        assert "".join(afresh.say(question)) == answer
+        lengths.add(len(talk.messages))
+    assert (max(lengths) < 9) == (context == 150)
 
 
 # guards against: special tokens merged, miscounted or injected
