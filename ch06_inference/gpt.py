@@ -51,7 +51,7 @@ from .previous_chapters import (
 )
 from .streaming import stream, surprises
 from .terminal import Lasting, on_one_line, or_to_nowhere, prepare_streams, say, say_meanwhile
-from .texts import LINE, PROMPTS, load_texts, read_texts, recorded, texts_of_run
+from .texts import LINE, PROMPTS, fewer_steps, load_texts, read_texts, recorded, texts_of_run
 
 __all__ = [
     "COMMANDS",
@@ -87,6 +87,7 @@ class TrainCommand:
     out: Path = Path("runs")  # where the folders of runs are made
     # go on with this run from its newest checkpoint; its settings are then the defaults of the options below
     resume: Path | None = None
+    steps_were_typed: tyro.conf.Suppress[bool] = True
 
     def run(self):
         device = pick_device(self.train.device)  # what is not there is better known now than later
@@ -104,7 +105,10 @@ class TrainCommand:
         out, err = Lasting(sys.stdout), Lasting(sys.stderr)  # a run is worth more than what it says
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             print(*texts.remarks, sep="\n", end="\n" if texts.remarks else "")
-            train_gpt(self.model, self.train, self.out, self.resume, texts)
+            config = self.train
+            if texts.source and not self.resume and not self.steps_were_typed:
+                config = fewer_steps(texts, config, self.model.context_length)
+            train_gpt(self.model, config, self.out, self.resume, texts)
 
 
 @dataclass(frozen=True)
@@ -290,7 +294,8 @@ def parse(arguments):
     if arguments[:1] == ["train"]:
         first, _ = tyro.cli(Defaults, args=arguments[1:], return_unknown_args=True, add_help=False)
     model, training = run_settings(first.resume) if first.resume else preset_settings(first.preset)
-    default = TrainCommand(model, training, first.preset, resume=first.resume)
+    typed = any(argument.split("=")[0] == "--steps" for argument in arguments)
+    default = TrainCommand(model, training, first.preset, resume=first.resume, steps_were_typed=typed)
     choices = Annotated[TrainCommand, tyro.conf.subcommand("train", prefix_name=False, default=default)]
     for name, command in COMMANDS.items():
         choices |= Annotated[command, tyro.conf.subcommand(name, prefix_name=False)]

@@ -4,7 +4,7 @@ import json
 import os
 import re
 from bisect import bisect_left
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .previous_chapters import BPETokenizer, load_plays, split_plays, write_whole
@@ -243,6 +243,30 @@ def check_length(texts, tokenizer, context_length):
                 f"{context_length} needs {needed}, about {more:,} characters more; give more text{share}, "
                 f"or a --context-length of {n_tokens // 2} at most"
             )
+
+
+def fewer_steps(texts, config, context_length, passes=8, least=100):
+    """A TrainConfig that reads a short text no more than `passes` times, which it says, but in `least` steps.
+
+    More would learn it by heart. A token is taken to be 3 bytes, as in the plays and in Chinese.
+    """
+    n_tokens = sum(len(text.encode()) for text in texts.train.values()) / 3
+    tokens_a_step = config.batch_size * config.grad_accum * context_length
+    steps = max(least, round(passes * n_tokens / tokens_a_step))
+    if steps >= config.steps:
+        return config
+    print(
+        f"The text is short: {steps} steps instead of {config.steps}; to ask for more give --steps.",
+        flush=True,
+    )
+    quarter = -(-steps // 4)
+    return replace(
+        config,
+        steps=steps,
+        warmup_steps=min(config.warmup_steps, steps // 10),
+        eval_every=quarter,
+        checkpoint_every=quarter,
+    )
 
 
 # ---------------------------------------------------------------- what a run remembers

@@ -13,11 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ch01_tokenization.tokenizer import BPETokenizer
+from ch05_training.training import TrainConfig
 from ch06_inference import folders, terminal, texts
 from ch06_inference.texts import (
     Texts,
     beginnings,
     check_length,
+    fewer_steps,
     load_texts,
     read_text,
     read_texts,
@@ -289,6 +291,17 @@ def test_too_short_says_how_much_is_missing(tokenizer):
         check_length(short, tokenizer, shorter + 1)
     with pytest.raises(ValueError, match="the part to train on has"):
         check_length(Texts(short.held_out, short.train, "a.txt"), tokenizer, 64)
+
+
+def test_a_short_text_is_not_learned_by_heart(capsys):
+    """8 times 30,000 tokens of 3 bytes are 234 steps of 1,024 tokens; a longer text takes all steps."""
+    own, config = Texts({"a": "子" * 30_000}, {}), TrainConfig(steps=1400)
+    fewer = fewer_steps(own, config, 128)
+    assert (fewer.steps, fewer.warmup_steps, fewer.eval_every) == (234, 23, 59)
+    assert "234 steps instead of 1400; to ask for more give --steps" in capsys.readouterr().out
+    for text, steps in (("a" * 900, 100), ("子" * 300_000, 1400)):
+        assert fewer_steps(Texts({"a": text}, {}), config, 128).steps == steps
+    assert fewer_steps(own, TrainConfig(steps=20, warmup_steps=2), 32).steps == 20
 
 
 # ---------------------------------------------------------------- what a run remembers
