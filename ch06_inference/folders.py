@@ -6,7 +6,7 @@ from pathlib import Path
 from .previous_chapters import checkpoint_paths
 
 NAME_OF_A_RUN = re.compile(r"(\d{4}-\d\d-\d\d-\d{6})(?:-(\d+))?")  # as new_run_folder makes it
-OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx")
+WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5")
 TRAIN = "python -m ch06_inference.gpt train"
 
 
@@ -29,9 +29,18 @@ def newest_run(folder="runs"):
     return runs[-1]
 
 
+def run_around(path):
+    """The run that this is the checkpoints folder of, or a file in it; None for all else."""
+    runs = (folder.parent for folder in (path, path.parent) if folder.name == "checkpoints")
+    return next((run for run in runs if checkpoint_paths(run)), None)
+
+
 def holds_weights(path):
-    """Whether this is a file, or a folder with *.safetensors: what load_gpt2 reads, or says why not."""
-    return path.is_file() or any(not file.name.startswith(".") for file in path.glob("*.safetensors"))
+    """Whether this is a file or folder of a model from elsewhere, which load_gpt2 reads, or says why not."""
+    if path.is_dir():
+        names = [file.name for file in path.iterdir() if not file.name.startswith(".")]
+        return not run_around(path) and any(name.endswith(WEIGHTS) or name == "config.json" for name in names)
+    return path.is_file() and not run_around(path)
 
 
 def what_is_there(path):
@@ -39,12 +48,12 @@ def what_is_there(path):
     start = f"name the folder of a run, or start one with: {TRAIN}"
     if not path.exists():
         return f"{path} is not a run: there is no such folder; {start}"
+    if run := run_around(path):
+        return f"{path} is inside of a run; name the run itself: {run}"
     names = sorted(file.name for file in path.iterdir() if not file.name.startswith("."))
     if runs := runs_in(path):
         return f"{path} is not a run but holds {len(runs)}; name one of them, such as {runs[-1]}"
     if (path / "metrics.jsonl").exists() or {"tokenizer.json", "checkpoints"} & set(names):
         return f"{path} is not a run that can be used: it was stopped before its first checkpoint; {start}"
-    if others := [name for name in names if name.endswith(OTHER_WEIGHTS)]:
-        return f"{path} is not a run, and {others[0]} is not read here; fetch the model as model.safetensors"
     found = "it is empty" if not names else f"it holds {', '.join(names[:3])}{', ...' * (len(names) > 3)}"
     return f"{path} is not a run: {found}; {start}"

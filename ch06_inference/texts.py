@@ -255,10 +255,8 @@ def fewer_steps(texts, config, context_length, passes=8, least=100):
     steps = max(least, round(passes * n_tokens / tokens_a_step))
     if steps >= config.steps:
         return config
-    print(
-        f"The text is short: {steps} steps instead of {config.steps}; to ask for more give --steps.",
-        flush=True,
-    )
+    instead = f"{steps} steps instead of {config.steps}"
+    print(f"The text is short: {instead}; to ask for more give --steps.", flush=True)
     quarter = -(-steps // 4)
     return replace(
         config,

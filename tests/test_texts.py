@@ -358,7 +358,6 @@ def test_runs_in_their_order(tmp_path):
         (None, ["there is no such folder", "ch06_inference.gpt train"]),
         ([], ["it is empty", "ch06_inference.gpt train"]),
         (["a.txt", "b.txt", "c.txt", "d.txt"], ["it holds a.txt, b.txt, c.txt, ..."]),
-        (["config.json", "pytorch_model.bin"], ["pytorch_model.bin is not read here", "model.safetensors"]),
         (["tokenizer.json", "metrics.jsonl"], ["stopped before its first checkpoint"]),
         (["x/checkpoints/step-1.safetensors"], ["is not a run but holds 1; name one of them, such as", "/x"]),
         (["checkpoints/step-best.safetensors"], ["stopped before its first checkpoint"]),
@@ -371,8 +370,18 @@ def test_a_folder_that_is_something_else(tmp_path, files, words):
         write(path / name, "")
     if files is not None:
         path.mkdir(exist_ok=True)
+    assert not folders.holds_weights(path)
     message = folders.what_is_there(path)
     assert message.startswith(f"{path} is not a run") and all(word in message for word in words)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "config.json", "x.gguf"])
+def test_a_folder_of_a_model_from_elsewhere(tmp_path, name):
+    """What is missing in it the reader of such folders knows best."""
+    write(tmp_path / name, "")
+    assert folders.holds_weights(tmp_path) and folders.holds_weights(tmp_path / name)
+    (tmp_path / name).rename(tmp_path / f"._{name}")
+    assert not folders.holds_weights(tmp_path)
 
 
 # ---------------------------------------------------------------- streams
