@@ -1,4 +1,4 @@
-"""Whether torch.compile works on this machine, and why not. Written by hand, since it teaches nothing."""
+"""What can be set about a training run, and what is checked before it begins. Written by hand."""
 
 import functools
 import os
@@ -6,9 +6,57 @@ import sysconfig
 import tempfile
 import time
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
+
+from .optimization import warmup_cosine
+from .previous_chapters import Count, NotNegative, Positive, Share, Size, check_fields
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a GPT is trained. A value that cannot work is refused with the field, the value and the rule."""
+
+    steps: Size = 1000  # optimizer steps
+    batch_size: Size = 8  # windows in a micro-batch
+    grad_accum: Size = 1  # micro-batches in a step
+    max_lr: Positive = 3e-3  # peak learning rate
+    min_lr: NotNegative = 0.0  # what the learning rate falls towards
+    warmup_steps: Count = 50  # steps until the peak
+    weight_decay: NotNegative = 0.1  # for matrices of linear layers only
+    betas: tuple[Share, Share] = (0.9, 0.99)  # AdamW's running means
+    eps: Positive = 1e-8  # AdamW's guard against division by zero
+    max_norm: Positive = 1.0  # gradients are clipped to this norm
+    label_smoothing: Share = 0.0  # share of the loss that asks for a uniform guess
+    device: str = "auto"  # auto, cpu, cuda, cuda:1, mps, ...
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of the matrix products
+    compile: bool = False  # let torch.compile translate the model for this machine; it takes a minute
+    eval_every: Count = 250  # steps between evaluations on the held-out text; 0: only after the last step
+    checkpoint_every: Count = 250  # steps between checkpoints; 0: only after the last step
+    keep_checkpoints: Size = 2  # older ones are deleted, but for the best
+    seed: Count = 0  # of the batches and dropout
+
+    def __post_init__(self):
+        check_fields(self)
+        if self.min_lr > self.max_lr:
+            raise ValueError(f"min_lr={self.min_lr} must be at most max_lr={self.max_lr}")
+        if self.warmup_steps > self.steps:
+            raise ValueError(f"warmup_steps={self.warmup_steps} must be at most steps={self.steps}")
+
+    def rate(self, step):
+        """The learning rate of a step, counted from 0."""
+        return warmup_cosine(step, self.max_lr, self.min_lr, self.warmup_steps, self.steps)
+
+
+def check_run(config, data):
+    """ValueError when a model with this GPTConfig cannot read a dataset, said before the first step."""
+    T, highest = data.context_length, data.token_ids.max().item()
+    if T > config.context_length or highest >= config.vocab_size:
+        model = f"context_length={config.context_length} and vocab_size={config.vocab_size}"
+        raise ValueError(f"windows of {T} tokens and the id {highest} do not fit a model of {model}")
 
 
 @functools.cache

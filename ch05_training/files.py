@@ -1,13 +1,20 @@
-"""The files of a run: names, lines, and what a state_dict is in them. Written by hand: it teaches nothing."""
+"""The file of a checkpoint: there whole or not at all, and able to prove it. Written by hand."""
 
 import contextlib
+import hashlib
 import json
-import math
 import os
-import re
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as as_safetensors
+
+VERSION = "3"  # of the format: 2 added the digest, 3 holds the state of any optimizer
+
+
+class DamagedCheckpoint(ValueError):
+    """A file that is not a whole checkpoint: cut short, altered, or something else."""
 
 
 @contextlib.contextmanager
@@ -35,16 +42,14 @@ def write_whole(path, data):
             part.unlink(missing_ok=True)  # it is there only when something went wrong
 
 
-# ---------------------------------------------------------------- state_dicts
-
-
 def pack(value, name, tensors):
     """A state_dict as JSON can hold it. Its tensors go into the dict `tensors`, under `name` and a path."""
     if isinstance(value, torch.Tensor):
         tensors[name] = value
         return {"tensor": name}
     if isinstance(value, dict):
-        return {"dict": [[key, pack(part, f"{name}.{key}", tensors)] for key, part in value.items()]}
+        prefix = f"{name}." if name else ""
+        return {"dict": [[key, pack(part, f"{prefix}{key}", tensors)] for key, part in value.items()]}
     if isinstance(value, list | tuple):
         parts = [pack(part, f"{name}.{number}", tensors) for number, part in enumerate(value)]
         return {type(value).__name__: parts}
@@ -63,52 +68,51 @@ def unpack(value, tensors):
     return {"list": list, "tuple": tuple}[kind](unpack(part, tensors) for part in parts)
 
 
-# ---------------------------------------------------------------- checkpoints by their names
+def digest_of(tensors, record):
+    """SHA-256 of a record (a str) and of {name: tensor}, as 64 hexadecimal digits."""
+    digest = hashlib.sha256(record.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
-def checkpoint_paths(run_dir):
-    """The checkpoints of a run, oldest first: checkpoints/step-<digits>.safetensors, and nothing else."""
-    paths = (Path(run_dir) / "checkpoints").glob("step-*.safetensors")
-    return sorted((path for path in paths if re.fullmatch("step-[0-9]+", path.stem)), key=step_of)
+def write_checkpoint(path, record):
+    """Write a dict of tensors, numbers, texts, lists and such dicts to one safetensors file."""
+    tensors = {}
+    text = json.dumps(pack(record, "", tensors))
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    metadata = {"version": VERSION, "record": text, "sha256": digest_of(tensors, text)}
+    write_whole(path, as_safetensors(tensors, metadata))
 
 
-def step_of(path):
-    """After how many steps a checkpoint was written, from its name."""
-    return int(path.stem.removeprefix("step-"))
+def read_checkpoint(path):
+    """What write_checkpoint was given, as ({name: tensor}, dict); DamagedCheckpoint when it is not whole."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        if metadata.get("version") != VERSION:
+            raise ValueError(f"its version is {metadata.get('version')}, and this course reads {VERSION}")
+        if digest_of(tensors, metadata["record"]) != metadata["sha256"]:
+            raise ValueError("its bytes were altered")
+        return tensors, unpack(json.loads(metadata["record"]), tensors)
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        hint = "if this course wrote it, move it away: the same command then starts from the one before it"
+        raise DamagedCheckpoint(f"{path} is not a whole checkpoint ({error}); {hint}") from None
 
 
-def newest_checkpoint(run_dir):
-    """The newest checkpoint of a run; FileNotFoundError when the folder is not a run or has none."""
-    paths = checkpoint_paths(run_dir)
-    if not paths:
-        start = "name the folder of a run, or start one with: python -m ch06_inference.gpt train"
-        raise FileNotFoundError(f"{run_dir} is not a run: it has no checkpoints/step-*.safetensors; {start}")
-    return paths[-1]
+def random_states(device):
+    """{where: state} of the random numbers: of the CPU, and of the GPU if the device is one."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type != "cpu":
+        states[device.type] = torch.get_device_module(device).get_rng_state(device)
+    return states
 
 
-# ---------------------------------------------------------------- metrics
-
-
-def as_line(metrics):
-    """The numbers of a step as a line of JSON, which knows no infinity: null instead."""
-    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in metrics.items()}
-    return json.dumps(finite) + "\n"
-
-
-def read_history(run_dir, last_step):
-    """The lines of a run's metrics.jsonl up to a step. A line that was cut short is left out."""
-    path, history = Path(run_dir) / "metrics.jsonl", []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        with contextlib.suppress(json.JSONDecodeError):
-            metrics = json.loads(line)
-            if metrics["step"] <= last_step:
-                history.append(metrics)
-    return history
-
-
-def open_board(folder, step):
-    """TensorBoard's writer, without what was written from `step` on; None where it is not installed."""
-    with contextlib.suppress(ImportError):
-        from torch.utils.tensorboard import SummaryWriter
-
-        return SummaryWriter(folder, purge_step=step)
+def set_random_states(states, device):
+    """Go back to what random_states gave. A GPU of another kind goes on as it is."""
+    torch.set_rng_state(states["cpu"])
+    if device.type != "cpu" and device.type in states:
+        torch.get_device_module(device).set_rng_state(states[device.type], device)

@@ -1,8 +1,9 @@
 """What a person must know when a run goes on otherwise than it began. Written by hand: it teaches nothing."""
 
 import warnings
+from dataclasses import asdict, is_dataclass
 
-from .step import rate_at
+NOT_IN_WEIGHTS = ("dropout", "backend", "init_std")  # may differ between a checkpoint and a model
 
 
 def check_same_text(then, now, run_dir):
@@ -15,10 +16,24 @@ def check_same_text(then, now, run_dir):
 
 def warn_of_rising_rate(old, new, step):
     """A warning when the learning rate after `step` steps rises because one TrainConfig replaces another."""
-    before, planned, after = rate_at(step - 1, old), rate_at(step, old), rate_at(step, new)
+    before, planned, after = old.rate(step - 1), old.rate(step), new.rate(step)
     if step and after > max(before, planned) * 1.001:
         names = ("steps", "max_lr", "min_lr", "warmup_steps")
         changed = [name for name in names if getattr(old, name) != getattr(new, name)]
         why = ", ".join(f"{name}={getattr(new, name)} instead of {getattr(old, name)}" for name in changed)
         rates = f"from {before:.1e} at step {step} to {after:.1e} at step {step + 1}"
         warnings.warn(f"the learning rate rises {rates}: {why}", stacklevel=3)
+
+
+def check_same_model(record, weights, config, path):
+    """ValueError that names the first setting or shape in which a checkpoint and a model differ.
+
+    record: of the checkpoint at `path`; weights, {name: tensor}, and config: of the model.
+    """
+    there = record["model"] | {name: tuple(tensor.shape) for name, tensor in record["weights"].items()}
+    here = asdict(config) if is_dataclass(config) else {}
+    here |= {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    for name in [*there, *weights]:
+        if here.get(name) != there.get(name) and name not in NOT_IN_WEIGHTS:
+            differs = f"{name}={there.get(name)!r}, but this one has {name}={here.get(name)!r}"
+            raise ValueError(f"{path} holds a model with {differs}; build it with {name}={there.get(name)!r}")

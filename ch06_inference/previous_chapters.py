@@ -21,17 +21,16 @@ from ch01_tokenization.tokenizer import BPETokenizer  # noqa: E402
 from ch03_attention.attention import causal_mask  # noqa: E402
 from ch04_transformer.fields import Bounds, Count, NotNegative, Positive, Size, check_fields  # noqa: E402
 from ch04_transformer.transformer import GPT, GPTConfig, count_parameters  # noqa: E402
-from ch05_training.checkpoint import read_checkpoint  # noqa: E402
 from ch05_training.config import check_compiler  # noqa: E402
 from ch05_training.curves import plot_history  # noqa: E402
 from ch05_training.data import TokenDataset  # noqa: E402
-from ch05_training.files import checkpoint_paths, step_of, write_whole  # noqa: E402
+from ch05_training.files import read_checkpoint, write_whole  # noqa: E402
+from ch05_training.folder import checkpoint_paths, newest_checkpoint, step_of  # noqa: E402
 from ch05_training.training import (  # noqa: E402
     TrainConfig,
     Trainer,
     bits_per_byte,
     load_checkpoint,
-    newest_checkpoint,
     perplexity,
     pick_device,
 )

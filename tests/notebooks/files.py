@@ -20,7 +20,7 @@ CHAPTERS = (
 # Course machinery that teaches nothing, so it is written by hand and in no notebook.
 HAND_WRITTEN = {
     *("__init__.py", "previous_chapters.py", "checks.py", "figures.py", "fields.py"),
-    *("config.py", "curves.py", "files.py", "interrupts.py", "resuming.py"),
+    *("config.py", "curves.py", "files.py", "finite.py", "folder.py", "interrupts.py", "resuming.py"),
     *("inference.py", "texts.py", "folders.py", "terminal.py", "gpt.py"),
     *("model_settings.py", "model_folder.py"),
 }
