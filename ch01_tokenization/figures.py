@@ -29,6 +29,7 @@ STAGES = (
     ("training", "guesses to loss", "train"),
     ("inference", "guesses to text", "generate"),
 )
+PLAIN = {"parse_math": False}  # a "$" in somebody's text is a dollar, not the beginning of a formula
 
 
 def use_course_style():
@@ -91,7 +92,7 @@ def draw_pipeline(chapter):
 def draw_tokens(tokens, title="", per_line=60, shades=None):
     """Show tokens as boxes, see `token_boxes`; the alternative text names them all."""
     token_boxes(tokens, title, per_line, shades)
-    shown = " | ".join(_printable(token) for token in tokens)
+    shown = " | ".join(printable(token) for token in tokens)
     show(f"{title}{': ' if title else ''}{len(tokens)} tokens as boxes: {shown}")
 
 
@@ -104,7 +105,7 @@ def token_boxes(tokens, title="", per_line=60, shades=None):
     tokens: list of str or bytes. per_line: characters in a line before the next one starts. shades: a number
     from 0 (white) to 1 (dark) for each token; without it two shades alternate.
     """
-    shown = [_printable(token) for token in tokens]
+    shown = [printable(token) for token in tokens]
     shades = [0.15 + 0.35 * (index % 2) for index in range(len(tokens))] if shades is None else shades
     places, row, column = [], 0, 0
     for token in shown:
@@ -129,22 +130,44 @@ def token_boxes(tokens, title="", per_line=60, shades=None):
             va="center",
             family="monospace",
             fontsize=9,
+            **PLAIN,
         )
     axes.set(xlim=(-0.2, width + 0.2), ylim=(-last_row - 0.15, 0.95))
-    axes.set_title(title, loc="left")
+    axes.set_title(_title(title), loc="left", **PLAIN)
     axes.axis("off")
     return axes
 
 
-def _printable(token):
-    """A token as characters that the monospaced font has."""
-    has = matplotlib.font_manager.get_font(matplotlib.font_manager.findfont("monospace")).get_char_index
+def printable(token, family="monospace"):
+    """A token (str or bytes) as a label: a space is a raised dot, a line break an arrow.
+
+    Bytes that are no text, and a token with characters that the font lacks, become hexadecimal numbers.
+    """
     try:
         text = token.decode() if isinstance(token, bytes) else token
     except UnicodeDecodeError:
         return token.hex(" ").upper()
-    text = text.replace(" ", "·").replace("\n", "↵")
-    return text if all(has(ord(character)) for character in text) else text.encode().hex(" ").upper()
+    return _label(text.replace(" ", "·").replace("\n", "↵"), family)
+
+
+def _label(text, family=None):
+    """A text that the font has, or else its bytes as hexadecimal numbers."""
+    has = _font(family).get_char_index
+    if all(has(ord(character)) for character in text):
+        return text
+    return text.encode("utf-8", "surrogatepass").hex(" ").upper()
+
+
+def _title(text):
+    """A text of one or more lines in which U+FFFD stands for what the font lacks."""
+    has = _font().get_char_index
+    return "".join(character if character == "\n" or has(ord(character)) else "\ufffd" for character in text)
+
+
+def _font(family=None):
+    """matplotlib's font of a family; None is that of titles and of the labels of axes."""
+    manager = matplotlib.font_manager
+    return manager.get_font(manager.findfont(manager.FontProperties(family=family)))
 
 
 def draw_merge_tree(words, merges):
@@ -158,7 +181,9 @@ def draw_merge_tree(words, merges):
     for word in words:
         nodes = [(character, start + place, 0) for place, character in enumerate(word)]  # token, x, height
         for _, x, _ in nodes:
-            axes.text(x, -0.25, _printable(word[x - start]), ha="center", va="top", family="monospace")
+            axes.text(
+                x, -0.25, printable(word[x - start]), ha="center", va="top", family="monospace", **PLAIN
+            )
         for height, pair in enumerate(merges, start=1):
             place = 0
             while place + 1 < len(nodes):
@@ -167,8 +192,8 @@ def draw_merge_tree(words, merges):
                     axes.plot([x, x, x2, x2], [low, height, height, low2], color="black", linewidth=1.2)
                     middle = (x + x2) / 2
                     label = {"facecolor": COLORS["token"], "edgecolor": "black", "boxstyle": "round,pad=0.2"}
-                    axes.text(middle, height, _printable(left + right), ha="center", va="center", bbox=label,
-                              family="monospace", fontsize=9)  # fmt: skip
+                    axes.text(middle, height, printable(left + right), ha="center", va="center", bbox=label,
+                              family="monospace", fontsize=9, **PLAIN)  # fmt: skip
                     nodes[place : place + 2] = [(left + right, middle, height)]
                 place += 1
         start += len(word) + 1
@@ -177,9 +202,9 @@ def draw_merge_tree(words, merges):
     axes.set_xticks([])
     axes.spines["bottom"].set_visible(False)
     made = ", ".join(
-        f"{height} makes {_printable(left + right)}" for height, (left, right) in enumerate(merges, 1)
+        f"{height} makes {printable(left + right)}" for height, (left, right) in enumerate(merges, 1)
     )
-    show(f"The words {', '.join(map(_printable, words))} as trees over their letters; merge {made}.")
+    show(f"The words {', '.join(map(printable, words))} as trees over their letters; merge {made}.")
 
 
 def draw_matrix(
@@ -187,17 +212,20 @@ def draw_matrix(
 ):
     """A matrix as a heat map: row and column labels, and on request its numbers. Returns matplotlib's image.
 
-    matrix: (R, C) tensor or array. rows, columns: lists of R and C labels, or None.
+    matrix: (R, C) tensor or array. rows, columns: lists of R and C labels, or None. A label with characters
+    that the font lacks is drawn as hexadecimal numbers.
     """
     values = matrix.detach().float().cpu().numpy() if hasattr(matrix, "detach") else matrix
     if axes is None:
         _, axes = plt.subplots(figsize=(0.5 * values.shape[1] + 2, 0.4 * values.shape[0] + 1.2))
     image = axes.imshow(values, vmin=vmin, vmax=vmax, cmap=cmap, aspect="auto")
-    axes.set_title(title)
+    axes.set_title(_title(title), **PLAIN)
     if columns is not None:
-        axes.set_xticks(range(len(columns)), columns, rotation=90 if max(map(len, columns)) > 3 else 0)
+        columns = [_label(str(label)) for label in columns]
+        upright = 90 if max(map(len, columns)) > 3 else 0
+        axes.set_xticks(range(len(columns)), columns, rotation=upright, **PLAIN)
     if rows is not None:
-        axes.set_yticks(range(len(rows)), rows)
+        axes.set_yticks(range(len(rows)), [_label(str(label)) for label in rows], **PLAIN)
     if numbers:
         low, high = image.get_clim()
         for r in range(values.shape[0]):

@@ -1,6 +1,6 @@
-"""All six chapters as one: from the plays to a trained model in a folder, and back from the folder."""
+"""All six chapters as one: from texts to a trained model in a folder, and back from the folder."""
 
-# Written by `make export` from ch06_inference.ipynb; change it there.
+# Written by hand: folders, reports and names of models teach nothing about language models.
 
 import io
 import itertools
@@ -13,8 +13,9 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import torch
 
+from .figures import plot_attention
 from .folders import holds_weights, newest_run, what_is_there
-from .maps import attention_maps, plot_attention
+from .maps import attention_maps
 from .pretrained import load_gpt2, load_smollm2
 from .previous_chapters import (
     GPT,
@@ -53,21 +54,21 @@ __all__ = [
     "load_any",
 ]
 
-# %% ch06_inference.ipynb #42d933c8
+
 _LLAMA = dict(norm="rmsnorm", activation="swiglu", position="rope")
 # name: (model, training). "cpu" takes one to three minutes on 2 cores; "tiny" is for tests.
 PRESETS = {
     "cpu": (
-        dict(_LLAMA, vocab_size=2048, context_length=128, d_model=128, n_heads=4, n_layers=3, init_std=0.06),
-        dict(steps=1400, warmup_steps=50, eval_every=350, checkpoint_every=350),
+        dict(_LLAMA, vocab_size=2048, context_length=128, d_model=128, n_heads=4, n_layers=3),
+        dict(steps=1400, warmup_steps=50, eval_every=700, checkpoint_every=700),
     ),
     "cuda": (
         dict(_LLAMA, vocab_size=4096, context_length=256, d_model=384, n_heads=6, n_layers=6,
-             dropout=0.2, init_std=0.035),
+             dropout=0.2),
         dict(steps=2000, batch_size=32, grad_accum=2, max_lr=1e-3, warmup_steps=100),
     ),
     "tiny": (
-        dict(_LLAMA, vocab_size=512, context_length=32, d_model=32, n_heads=2, n_layers=2, init_std=0.06),
+        dict(_LLAMA, vocab_size=512, context_length=32, d_model=32, n_heads=2, n_layers=2),
         dict(steps=20, batch_size=4, warmup_steps=2, eval_every=0, checkpoint_every=10),
     ),
 }  # fmt: skip
@@ -82,7 +83,7 @@ def preset_settings(name):
     model, training = PRESETS[name]
     return GPTConfig(**model), TrainConfig(**training)
 
-# %% ch06_inference.ipynb #a1d30434
+
 def train_gpt(model_config, train_config, out=Path("runs"), resume=None, texts=None):
     """From texts to a trained GPT, through all six chapters; returns the folder of the run.
 
@@ -112,7 +113,7 @@ def train_gpt(model_config, train_config, out=Path("runs"), resume=None, texts=N
     report(run, fit(trainer).eval(), tokenizer, trainer.history, texts)  # chapter 6
     return run
 
-# %% ch06_inference.ipynb #94e8e76f
+
 def fit(trainer):
     """Train, and say what with and how long; when it is stopped, how to go on. Returns the model."""
     began, model, run = time.perf_counter(), trainer.state.model, trainer.folder.path
@@ -150,7 +151,7 @@ def new_run_folder(out):
         except FileExistsError:
             continue
 
-# %% ch06_inference.ipynb #989eb89c
+
 def report(run, model, tokenizer, history, texts):
     """Print the result and some passages; write samples.txt and three pictures into the run's folder."""
     measured = [metrics for metrics in history if "val_loss" in metrics]
@@ -187,7 +188,7 @@ def save_figure(figure, path):
     figure.savefig(picture, format=path.suffix[1:], dpi=150)
     write_whole(path, picture.getvalue())
 
-# %% ch06_inference.ipynb #6d35dece
+
 def run_settings(run):
     """The (GPTConfig, TrainConfig) that the newest checkpoint of a run was trained with."""
     _, record = read_checkpoint(newest_checkpoint(run))

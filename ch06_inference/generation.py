@@ -9,6 +9,7 @@ import torch
 from .previous_chapters import causal_mask
 
 __all__ = [
+    "COLDEST",
     "top_k_filter",
     "top_p_filter",
     "sample_next",
@@ -18,21 +19,21 @@ __all__ = [
     "cache_bytes",
     "pad_left",
     "skip_padding",
-    "fill_with_last",
+    "replace_filling",
     "generate_steps",
     "generate",
 ]
 
-# %% ch06_inference.ipynb #38362680
+# %% ch06_inference.ipynb #19e84b5a
 def top_k_filter(logits, k):
     """Keep the k largest logits of each row, exactly k even when some are equal; the others become -inf.
 
     (B, V) -> (B, V). A k above V keeps all.
     """
-    best = logits.topk(min(k, logits.size(-1)), dim=-1)
+    best = logits.topk(min(k, logits.size(-1)), dim=-1)  # values and indices, (B, k) each
     return torch.full_like(logits, -math.inf).scatter(-1, best.indices, best.values)
 
-# %% ch06_inference.ipynb #634cbc9c
+# %% ch06_inference.ipynb #b3502180
 def top_p_filter(logits, p):
     """Keep the smallest set of tokens whose probabilities reach p, at least one; the others become -inf.
 
@@ -40,22 +41,26 @@ def top_p_filter(logits, p):
     """
     if not 0 < p <= 1:
         raise ValueError(f"top_p={p} must be above 0 and at most 1; leave it out to keep all tokens")
-    ordered, order = logits.sort(dim=-1, descending=True)
-    probabilities = ordered.softmax(dim=-1)
-    before = probabilities.cumsum(dim=-1) - probabilities  # what the better tokens add up to
-    ordered = ordered.masked_fill(before >= p, -math.inf)  # the best has 0 before it, so it is always kept
-    return torch.full_like(logits, -math.inf).scatter(-1, order, ordered)
+    ordered, order = logits.sort(dim=-1)  # (B, V) each, the worst first
+    rest = ordered.float().softmax(dim=-1).cumsum(dim=-1)  # (B, V): each token and all that are worse
+    dropped = rest < (1 - p) * (1 + 1e-6)  # equal to six digits is equal
+    dropped[..., -1] = False  # the best always stays
+    return logits.masked_fill(torch.empty_like(dropped).scatter(-1, order, dropped), -math.inf)
 
 # %% ch06_inference.ipynb #3b338eab
+COLDEST = torch.finfo(torch.float32).tiny  # about 1e-38; a smaller divisor is 0 on many devices
+
+
 def sample_next(logits, temperature=1.0, top_k=None, top_p=None, generator=None):
     """Choose the next token of each row: logits (B, V) -> token ids (B,).
 
-    Temperature 0 takes the most probable. Otherwise: divide by the temperature, keep the top k, of these the
-    top p, draw. ValueError for a negative temperature, and for a top_p outside (0, 1].
+    Temperature 0, or one too small for 32 bits, takes the most probable. Otherwise: divide by the
+    temperature, keep the top k, of these the top p, draw. ValueError for a temperature that is negative or
+    not finite, and for a top_p outside (0, 1].
     """
-    if temperature < 0:
-        raise ValueError(f"temperature={temperature} must be at least 0; 0 is greedy, 0.8 usual")
-    if temperature == 0:
+    if not 0 <= temperature < math.inf:
+        raise ValueError(f"temperature={temperature} must be finite and at least 0; 0 is greedy, 0.8 usual")
+    if temperature < COLDEST:
         return logits.argmax(dim=-1)  # (B, V) -> (B,); the filters always keep the best
     logits = logits.float()  # (B, V)
     logits = (logits - logits.amax(dim=-1, keepdim=True)) / temperature  # the best stays 0, however cold
@@ -70,19 +75,19 @@ def penalise_repeats(logits, token_ids, penalty):
     """Make tokens that occurred already less probable: logits (B, V), token_ids (B, T) -> (B, V).
 
     A positive logit is divided by `penalty`, a negative one multiplied: Keskar et al. 2019, section 4.1.
-    1 changes nothing; 1.1 to 1.3 is usual. ValueError for a penalty that is not above 0.
+    1 changes nothing; 1.1 to 1.3 is usual. ValueError for a penalty outside 0.001 to 1,000.
     """
-    if not penalty > 0:
-        raise ValueError(f"repetition_penalty={penalty} must be above 0; 1 changes nothing, 1.2 is usual")
+    if not 0.001 <= penalty <= 1000:
+        raise ValueError(f"repetition_penalty={penalty} must be 0.001 to 1,000; 1.2 is usual, 1 does nothing")
     seen = logits.gather(-1, token_ids)  # (B, T)
     return logits.scatter(-1, token_ids, torch.where(seen > 0, seen / penalty, seen * penalty))
 
-# %% ch06_inference.ipynb #7611c4e0
+# %% ch06_inference.ipynb #0103552c
 class LayerCache:
     """Keys and values of one attention layer, in memory that is set aside beforehand.
 
-    There is room for `capacity` tokens at first; when they are used up it doubles, until `limit`. ValueError
-    when rows come that are more or fewer than those it holds.
+    Room for `capacity` tokens at first; when it is used up it doubles, until `limit`. ValueError for more or
+    fewer rows than it holds.
     """
 
     def __init__(self, limit, capacity=256):
@@ -108,16 +113,16 @@ class LayerCache:
         self.capacity = max(n_tokens, min(self.capacity, self.limit))
         old, (B, H, _, d) = (self.keys, self.values), like.shape
         self.keys, self.values = (like.new_empty(B, H, self.capacity, d) for _ in old)
-        if old[0] is not None:
-            for new, past in zip((self.keys, self.values), old):
-                new[:, :, : self.length] = past[:, :, : self.length]
+        if self.length:
+            self.keys[:, :, : self.length], self.values[:, :, : self.length] = (
+                t[:, :, : self.length] for t in old
+            )
 
-# %% ch06_inference.ipynb #852ad6a5
+# %% ch06_inference.ipynb #9b49ebed
 class KVCache:
     """The keys and values of every layer of a GPT: give it to `model(token_ids, cache)` with new tokens only.
 
-    capacity: tokens for which memory is set aside at first. The model raises ValueError when the tokens would
-    pass context_length.
+    capacity: tokens for which memory is set aside at first. The model refuses what would pass its context.
     """
 
     def __init__(self, config, capacity=256):
@@ -142,7 +147,7 @@ class KVCache:
         if not 0 <= length <= self.length:
             raise ValueError(f"cannot rewind to {length} tokens: the cache holds {self.length}")
         for layer in self.layers:
-            layer.length = length
+            layer.length = length  # what comes behind is overwritten
 
 # %% ch06_inference.ipynb #60923cba
 def cache_bytes(config, batch_size, n_tokens, dtype=torch.float32):
@@ -158,68 +163,59 @@ def pad_left(rows, pad_id=0):
     filled = [torch.cat([row.new_full((n,), pad_id), row]) for row, n in zip(rows, padding.tolist())]
     return torch.stack(filled), padding
 
-# %% ch06_inference.ipynb #04397377
+# %% ch06_inference.ipynb #f0358255
 def skip_padding(earlier, T, padding):
-    """Rows of different lengths in one batch, each filled up at its left.
+    """Positions (B, T) and a causal mask (B, 1, T, S) for rows whose left is filled up; S = earlier + T.
 
     T columns come behind `earlier` ones; padding: (B,) int64, how many of a row only fill it.
-    Returns positions (B, T), which count from each row's first token, and a mask (B, 1, T, S), S = earlier +
-    T, that is causal and hides the filling.
     """
     columns = torch.arange(earlier + T, device=padding.device)  # (S,)
-    real = (columns >= padding.unsqueeze(1))[:, None, None]  # (B, 1, 1, S)
+    real = (columns >= padding.unsqueeze(1))[:, None, None]  # (B, S) -> (B, 1, 1, S)
     positions = (columns[earlier:] - padding.unsqueeze(1)).clamp(min=0)  # (B, T)
     return positions, causal_mask(T, earlier + T, padding.device) & real  # (B, 1, T, S)
 
-# %% ch06_inference.ipynb #0e56710a
-def fill_with_last(token_ids, padding):
-    """token_ids (B, T) whose filling at the left is replaced by each row's last token."""
-    if padding is None:
-        return token_ids
-    columns = torch.arange(token_ids.size(1), device=token_ids.device)  # (T,)
-    return token_ids.where(columns >= padding.unsqueeze(1), token_ids[:, -1:])
+# %% ch06_inference.ipynb #89ee3877
+def replace_filling(token_ids, padding):
+    """token_ids (B, T) with each row's last token in place of what fills it up at the left.
 
-# %% ch06_inference.ipynb #bca505a0
-def generate_steps(
-    model,
-    token_ids,
-    max_new_tokens,
-    eos_id=None,
-    use_cache=True,
-    padding=None,
-    cache=None,
-    n_vocab=None,
-    repetition_penalty=1.0,
-    **sampling,
-):
+    ValueError for a padding that leaves no token in a row, or is negative.
+    """
+    if not ((padding >= 0) & (padding < token_ids.size(1))).all():
+        raise ValueError(f"padding={padding.tolist()} leaves no token in a row, or is negative; use pad_left")
+    columns = torch.arange(token_ids.size(1), device=token_ids.device)  # (T,)
+    return token_ids.where(columns >= padding.unsqueeze(1), token_ids[:, -1:])  # (B, T)
+
+# %% ch06_inference.ipynb #6806b927
+def generate_steps(model, token_ids, max_new_tokens, eos_id=None, use_cache=True, padding=None, cache=None,
+                   n_vocab=None, repetition_penalty=1.0, **sampling):  # fmt: skip
     """Yield the next ids (B,), at most max_new_tokens times; `generate` says what most arguments mean.
 
-    token_ids: (B, T), the whole text. cache: a KVCache that holds its first tokens, fewer than T; it is
-    filled on the way, and all but the last token that came out are then in it. n_vocab: ids from there on
-    are never chosen.
+    token_ids: (B, T), the whole text. cache: a KVCache that holds its first tokens, fewer than T. It is
+    filled on the way: all but the last token that came out are then in it, and the model refuses what would
+    pass its context. n_vocab: ids from there on are never chosen.
     """
-    context, own, start = model.config.context_length, cache is None, 0
-    new = token_ids if own else token_ids[:, cache.length :]  # (B, those not in the cache)
+    context, start, own, where = model.config.context_length, 0, cache is None, {}
     if eos_id is not None and eos_id not in range(model.config.vocab_size):
         raise ValueError(f"eos_id={eos_id} is not one of this model's ids; take the tokenizer's eot_token")
-    if padding is not None and not ((padding >= 0) & (padding < token_ids.size(1))).all():
-        raise ValueError(f"padding={padding.tolist()} leaves no token in a row, or is negative; use pad_left")
+    if padding is not None:
+        token_ids = replace_filling(token_ids, padding)
     if own and use_cache:
         cache = KVCache(model.config, min(context, token_ids.size(1) + max_new_tokens))
+    new = token_ids if own else token_ids[:, cache.length :]  # (B, those that are not in the cache)
     finished = torch.zeros(len(token_ids), dtype=torch.bool, device=token_ids.device)  # (B,)
     for _ in range(max_new_tokens):
         if own and token_ids.size(1) - start > context:  # the context is full: go on with its newer half
             start = token_ids.size(1) - max(1, context // 2)
             new, cache = token_ids[:, start:], KVCache(model.config, context) if use_cache else None
-        positions = mask = None
         if padding is not None:
             earlier = 0 if cache is None else cache.length
             positions, mask = skip_padding(earlier, new.size(1), (padding - start).clamp(min=0))
+            where = {"positions": positions, "mask": mask}
         with torch.inference_mode():  # no_grad with less to remember, and so about a tenth faster
-            logits = model(new, cache, positions, mask, last_only=True)[:, -1, :n_vocab]  # (B, V)
+            logits = model(new, cache, last_only=True, **where)[:, -1, :n_vocab].float()  # (B, V)
         if repetition_penalty != 1:
-            logits = penalise_repeats(logits, fill_with_last(token_ids, padding), repetition_penalty)
-        next_ids = sample_next(logits, **sampling)
+            logits = penalise_repeats(logits, token_ids, repetition_penalty)
+        next_ids = sample_next(logits, **sampling)  # (B, V) -> (B,)
         if eos_id is not None:
             next_ids = next_ids.masked_fill(finished, eos_id)
             finished |= next_ids == eos_id
@@ -229,32 +225,17 @@ def generate_steps(
         token_ids = torch.cat([token_ids, next_ids.unsqueeze(1)], dim=1)  # (B, T + 1)
         new = next_ids.unsqueeze(1) if cache is not None else token_ids[:, start:]
 
-# %% ch06_inference.ipynb #3c0f1a92
-def generate(
-    model,
-    token_ids,
-    max_new_tokens,
-    temperature=1.0,
-    top_k=None,
-    top_p=None,
-    eos_id=None,
-    use_cache=True,
-    generator=None,
-    padding=None,
-    repetition_penalty=1.0,
-):
-    """Continue each row.
+# %% ch06_inference.ipynb #817f8f20
+def generate(model, token_ids, max_new_tokens, temperature=1.0, top_k=None, top_p=None, eos_id=None,
+             use_cache=True, generator=None, padding=None, repetition_penalty=1.0):  # fmt: skip
+    """Continue each row: token_ids (B, T) -> (B, T + n), n = max_new_tokens, or fewer if all rows end.
 
-    token_ids (B, T) -> (B, T + n), n being max_new_tokens, or fewer when all rows end before.
-
-    temperature 0 is greedy; top_k and top_p filter; repetition_penalty above 1 avoids what was said already;
-    eos_id ends a row, which is then filled with it; generator makes the draws reproducible; padding (B,) says
-    how many ids at the left of each row only fill it, as pad_left gives it. When the text passes
-    context_length, the model goes on with the newer half. The model's mode is left alone: call model.eval()
-    first. ValueError for an eos_id that the model does not have, a padding that leaves no token in a row, and
-    what sample_next and penalise_repeats refuse.
+    temperature 0 is greedy; top_k and top_p filter; repetition_penalty above 1 avoids what was said, in all
+    of the text; eos_id ends a row, which is then filled with it; padding (B,) is that of pad_left. When the
+    text passes context_length, the model goes on with the newer half. Call model.eval() first. ValueError for
+    an eos_id that the model does not have, and what replace_filling, sample_next, penalise_repeats refuse.
     """
     options = dict(temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
     options |= dict(padding=padding, repetition_penalty=repetition_penalty)
     steps = generate_steps(model, token_ids, max_new_tokens, eos_id, use_cache, **options)
-    return torch.cat([token_ids, *(step.unsqueeze(1) for step in steps)], dim=1)
+    return torch.cat([token_ids, *(step.unsqueeze(1) for step in steps)], dim=1)  # (B, T + n)

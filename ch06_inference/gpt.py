@@ -26,8 +26,9 @@ from .assembly import (
     train_gpt,
 )
 from .chat import SYSTEM_PROMPT, chat
+from .figures import plot_attention
 from .folders import newest_run
-from .maps import attention_maps, plot_attention
+from .maps import attention_maps
 from .pretrained import save_pretrained
 from .previous_chapters import (
     Bounds,

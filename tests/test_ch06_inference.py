@@ -1,6 +1,5 @@
 """Chapter 6: the cache changes nothing but the work, sampling follows the probabilities, text stays whole."""
 
-import copy
 import itertools
 import math
 import sys
@@ -16,25 +15,23 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from ch02_embeddings.embeddings import RotaryEmbedding
-from ch03_attention.attention import causal_mask
+from ch01_tokenization import figures as ch01_figures
+from ch01_tokenization.figures import draw_matrix, draw_merge_tree, draw_tokens, printable, token_boxes
 from ch04_transformer.transformer import GPT, GPTConfig
-from ch06_inference import maps as maps_module
+from ch06_inference import figures
 from ch06_inference.convert import config_from_hf, from_hf
 from ch06_inference.generation import (
     KVCache,
     LayerCache,
-    WeightsFirst,
     cache_bytes,
     generate,
     generate_steps,
     pad_left,
     penalise_repeats,
-    put_weights_first,
     sample_next,
+    skip_padding,
     top_k_filter,
     top_p_filter,
-    turn_back,
 )
 from ch06_inference.inference import decode_pieces, stream, surprises
 from ch06_inference.maps import (
@@ -70,8 +67,12 @@ def make_model(context=16, vocab_size=50, d_model=32, n_heads=4, n_layers=2, **k
     return GPT(config).eval()
 
 
-def in_pieces(model, ids, sizes, cache, **options):
-    return torch.cat([model(piece, cache, **options) for piece in ids.split(sizes, dim=1)], dim=1)
+def in_pieces(model, ids, sizes, cache, padding=None):
+    found = []
+    for piece in ids.split(sizes, dim=1):
+        told = () if padding is None else skip_padding(cache.length, piece.size(1), padding)
+        found.append(model(piece, cache, *told))
+    return torch.cat(found, dim=1)
 
 
 def close(a, b, tolerance=1e-5):
@@ -169,7 +170,8 @@ def test_rows_of_different_lengths_equal_the_rows_alone(kind, sizes):
     rows = [torch.randint(50, (n,)) for n in (4, 9, 1, 6)]
     ids, padding = pad_left(rows, pad_id=7)
     batch = in_pieces(model, ids, sizes, KVCache(model.config, capacity=2), padding=padding)
-    uncached = model(ids, padding=padding)
+    positions, mask = skip_padding(0, 9, padding)
+    uncached = model(ids, positions=positions, mask=mask)
     for row, n_padding, cached, plain in zip(rows, padding.tolist(), batch, uncached, strict=True):
         alone = model(row[None])[0]
         assert close(cached[n_padding:], alone) and close(plain[n_padding:], alone)
@@ -253,7 +255,7 @@ def test_growing_to_a_long_piece_doubles_until_it_fits():
 
 
 def test_a_layer_on_its_own_keeps_every_token():
-    """The limit of the context is the model's, in make_room: a layer past it loses nothing in silence."""
+    """The limit of the context is the model's: a layer past it loses nothing in silence."""
     layer, tokens = LayerCache(limit=4, capacity=2), torch.randn(1, 2, 7, 8)
     for t in range(7):
         keys, values = layer.append(tokens[:, :, t : t + 1], -tokens[:, :, t : t + 1])
@@ -288,12 +290,11 @@ def test_a_full_cache_says_so_and_stays_as_it_was():
     model, ids = make_model(), torch.randint(50, (1, 16))
     cache = KVCache(model.config)
     whole = model(ids, cache)
-    message = "16 tokens in the cache and 1 more pass context_length=16; start a new cache .*slide=True"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match="17 tokens are more than context_length=16"):
         model(torch.randint(50, (1, 1)), cache)
     assert cache.length == 16
     cache.rewind(10)
-    with pytest.raises(ValueError, match="10 tokens in the cache and 7 more pass context_length=16"):
+    with pytest.raises(ValueError, match="17 tokens are more than context_length=16"):
         model(torch.randint(50, (1, 7)), cache)
     assert close(model(ids[:, 10:], cache), whole[:, 10:])
 
@@ -341,130 +342,57 @@ def test_rewind_needs_so_many_tokens(length):
     assert cache.length == 5
 
 
-# ---------------------------------------------------------------- the sliding cache
-
-
+@pytest.mark.parametrize("held", [1, 5, 8])
 @torch.no_grad()
-def reference_slide(model, ids, sizes, n_hidden=0):
-    """Logits of a model with room for everything, whose mask hides from each piece what was forgotten."""
-    context, T = model.config.context_length, ids.size(1)
-    longer = GPTConfig(**vars(model.config) | {"context_length": T})
-    reference = GPT(longer).to(ids.device, next(model.parameters()).dtype).eval()
-    reference.load_state_dict(model.state_dict())
-    mask, first, done = causal_mask(T).clone(), 0, 0
-    n_times = 0
-    for size in sizes:
-        held = done - first
-        too_many = held + size - context
-        if too_many > 0:
-            first, n_times = first + max(too_many, held // 2), n_times + 1
-        mask[done : done + size, : max(first, n_hidden)] = False
-        done += size
-    positions = torch.arange(T)
-    x = reference.embedding(ids, positions)
-    for block in reference.blocks:
-        x = block(x, positions=positions, mask=mask[None, None])
-    return reference.lm_head(reference.norm(x)), n_times
-
-
-@pytest.mark.parametrize("kind", ROTARY, ids=lambda kind: f"{kind['n_kv_heads'] or 4}-{kind['backend']}")
-@pytest.mark.parametrize(
-    "sizes",
-    [
-        [1] * 60,
-        [16] + [1] * 44,
-        [3] * 20,
-        [16] * 4,
-        [1, 15, 16, 5, 7, 16],
-        [10, 10, 10, 10],
-        [9, 8, 1, 16, 2],
-    ],
-    ids=lambda sizes: f"{len(sizes)}-pieces-of-{sizes[0]}",
-)
-@torch.no_grad()
-def test_a_sliding_cache_equals_the_mask_of_what_it_holds(kind, sizes):
-    model, ids = make_model(**kind).double(), torch.randint(50, (2, sum(sizes)))
-    cache = KVCache(model.config, capacity=4, slide=True)
-    pieces = in_pieces(model, ids, sizes, cache)
-    wanted, n_times = reference_slide(model, ids, sizes)
-    assert n_times >= 2 and cache.length <= 16  # it has forgotten several times
-    assert (pieces - wanted).abs().max() < 1e-9
-
-
-@torch.no_grad()
-def test_a_sliding_cache_equals_the_plain_one_within_the_context():
-    model, ids = make_model(**ROTARY[0]), torch.randint(50, (2, 16))
-    pieces = in_pieces(model, ids, [4, 12], KVCache(model.config, slide=True))
-    assert torch.equal(pieces, in_pieces(model, ids, [4, 12], KVCache(model.config)))
-
-
-@torch.no_grad()
-def test_a_sliding_cache_in_lower_precision():
-    """Turning the keys back and forth adds a rounding each time, no more."""
-    sizes = [1] * 60
-    ids = torch.randint(50, (2, 60))
-    for dtype, tolerance in ((torch.float32, 1e-4), (torch.bfloat16, 0.2)):
-        model = make_model(**ROTARY[2]).to(dtype)
-        exact, _ = reference_slide(make_model(**ROTARY[2]).to(dtype).double(), ids, sizes)
-        pieces = in_pieces(model, ids, sizes, KVCache(model.config, slide=True))
-        assert (pieces - exact).abs().max() < tolerance * exact.abs().max()
-        assert F.cosine_similarity(pieces.double(), exact, dim=-1).min() > 1 - tolerance
-
-
-def test_slide_needs_rotary_positions():
-    with pytest.raises(ValueError, match="slide=True needs position='rope', got 'learned'"):
-        KVCache(make_model(position="learned").config, slide=True)
-
-
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)], ids=str)
-@pytest.mark.parametrize("n", [0, 1, 7, 40])
-def test_turn_back(n, dtype, tolerance):
-    rope, keys = RotaryEmbedding(8, 60), torch.randn(2, 3, 12, 8, dtype=dtype)
-    turned = rope(keys, torch.arange(n, n + 12))
-    assert (turn_back(turned, n, rope) - rope(keys, torch.arange(12))).abs().max() < tolerance
-    assert n == 0 or (turned - rope(keys, torch.arange(12))).abs().max() > 0.1
-
-
-@torch.no_grad()
-def test_generation_with_a_sliding_cache_goes_on_for_long():
-    model, ids = make_model(**ROTARY[2]).double(), torch.randint(50, (2, 5))
-    cache = KVCache(model.config, slide=True)
-    steps = list(generate_steps(model, ids, 60, cache=cache, temperature=0))
-    text = torch.cat([ids, torch.stack(steps, dim=1)], dim=1)
-    wanted, n_times = reference_slide(model, text[:, :-1], [5] + [1] * 59)
-    assert n_times > 3 and torch.equal(text[:, 5:], wanted[:, 4:].argmax(-1))
-
-
-@torch.no_grad()
-def test_a_sliding_cache_with_padding_is_right_or_refused():
-    """Once tokens are forgotten, `padding` no longer says where the rows begin."""
-    model = make_model(**ROTARY[2]).double()
-    ids, padding = pad_left([torch.randint(50, (n,)) for n in (3, 8)], pad_id=7)
-    logits = []
-    model.lm_head.register_forward_hook(lambda module, inputs, output: logits.append(output[:, -1]))
-    try:
-        cache = KVCache(model.config, slide=True)
-        steps = list(generate_steps(model, ids, 30, cache=cache, padding=padding, temperature=0))
-    except ValueError as error:
-        assert "padding" in str(error) and "slide=True" in str(error)
-        return
-    text = torch.cat([ids, torch.stack(steps, dim=1)], dim=1)
-    found = torch.stack(logits, dim=1)  # (B, T, V)
-    for row, n_padding, logits_of_row in zip(text, padding.tolist(), found):
-        wanted, n_times = reference_slide(model, row[None, :-1], [8] + [1] * 29, n_padding)
-        assert n_times > 1 and close(logits_of_row, wanted[0, 7:], 1e-9)
-
-
-@torch.no_grad()
-def test_a_cache_given_to_generate_steps_goes_on_where_it_ends():
+def test_a_cache_given_to_generate_steps_holds_the_beginning_of_the_text(held):
     model, ids = make_model(**ROTARY[0]).double(), torch.randint(50, (2, 9))
     cache = KVCache(model.config)
-    model(ids[:, :5], cache)
-    steps = torch.stack(list(generate_steps(model, ids[:, 5:], 6, cache=cache, temperature=0)), dim=1)
+    model(ids[:, :held], cache)
+    steps = torch.stack(list(generate_steps(model, ids, 6, cache=cache, temperature=0)), dim=1)
     assert torch.equal(steps, generate(model, ids, 6, temperature=0)[:, 9:])
     assert cache.length == 14  # all but the last token are in it
-    with pytest.raises(ValueError, match="14 tokens in the cache and 4 more pass context_length=16"):
-        next(generate_steps(model, ids[:, 5:], 6, cache=cache, temperature=0))
+    text = torch.cat([ids, steps], dim=1)
+    with pytest.raises(ValueError, match="17 tokens are more than context_length=16"):
+        list(generate_steps(model, text, 6, cache=cache, temperature=0))  # the 15th and 16th go in
+
+
+def test_a_cache_with_the_whole_text_leaves_nothing_to_read():
+    model, ids = make_model(), torch.randint(50, (1, 12))
+    cache = KVCache(model.config)
+    model(ids, cache)
+    with pytest.raises(IndexError):
+        next(generate_steps(model, ids, 6, cache=cache))
+
+
+@pytest.mark.parametrize("kind", KINDS[::3], ids=IDS[::3])
+@pytest.mark.parametrize("held", [1, 20, 29])
+@pytest.mark.parametrize("penalty", [0.7, 1.1, 1.5])
+@torch.no_grad()
+def test_the_penalty_sees_what_is_in_the_cache(kind, held, penalty):
+    """The same 30 ids, the first of them given through a cache: the same continuation."""
+    model, ids = make_model(context=64, **kind).double(), torch.randint(50, (3, 30))
+    cache, options = KVCache(model.config), {"temperature": 0, "repetition_penalty": penalty}
+    model(ids[:, :held], cache)
+    steps = torch.stack(list(generate_steps(model, ids, 20, cache=cache, **options)), dim=1)
+    assert torch.equal(steps, generate(model, ids, 20, **options)[:, 30:])
+    assert torch.equal(steps, generate(model, ids, 20, use_cache=False, **options)[:, 30:])
+    assert not torch.equal(steps, generate(model, ids, 20, temperature=0)[:, 30:])
+
+
+@torch.no_grad()
+def test_turns_of_a_conversation_equal_the_conversation_read_anew():
+    """One cache for several turns, as a chat keeps it; whatever was put in between."""
+    model, text = make_model(context=64, **ROTARY[2]).double(), torch.randint(50, (1, 7))
+    cache, options = KVCache(model.config), {"temperature": 0, "repetition_penalty": 1.2}
+    for _ in range(4):
+        anew = generate(model, text, 6, **options)
+        steps = torch.stack(list(generate_steps(model, text, 6, cache=cache, **options)), dim=1)
+        assert torch.equal(anew[:, text.size(1) :], steps)
+        text = torch.cat([anew, torch.randint(50, (1, 3))], dim=1)
+    cache.rewind(10)  # a turn is taken back
+    text = text[:, :20]
+    steps = torch.stack(list(generate_steps(model, text, 6, cache=cache, **options)), dim=1)
+    assert torch.equal(generate(model, text, 6, **options)[:, 20:], steps)
 
 
 # ---------------------------------------------------------------- rows of different lengths
@@ -490,11 +418,32 @@ def test_temperature_zero_is_greedy(options, dtype):
     assert torch.equal(sample_next(logits, temperature=0.0, **options), logits.argmax(-1))
 
 
-@pytest.mark.parametrize("temperature", [1e-3, 1e-10, 1e-30, 1e-38])
+COLD = [1e-3, 1e-10, 1e-30, 1e-37, 1e-38, 1e-39, 1e-45, 1e-46, 1e-100, 1e-320, 5e-324]
+
+
+@pytest.mark.parametrize("temperature", COLD)
+@pytest.mark.parametrize("options", [{}, {"top_k": 3}, {"top_p": 0.5}, {"top_k": 5, "top_p": 1.0}], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
 # guards against: temperature 0, and a top-k out of range or with ties
-def test_temperatures_near_zero_come_near_greedy(temperature):
-    logits = torch.stack([torch.randperm(50) for _ in range(40)]).float() - 25
-    assert torch.equal(sample_next(logits, temperature), logits.argmax(-1))
+def test_however_cold_it_is_greedy(temperature, options, dtype):
+    logits = torch.stack([torch.randperm(50) for _ in range(40)]).to(dtype) - 25
+    assert torch.equal(sample_next(logits, temperature, **options), logits.argmax(-1))
+
+
+@pytest.mark.parametrize("temperature", [1e-46, 1e-320])
+def test_a_very_low_temperature_generates(temperature):
+    model, ids = make_model(), torch.randint(50, (2, 5))
+    for options in ({}, {"top_k": 5}, {"top_p": 0.9}, {"repetition_penalty": 1.2}):
+        greedy = generate(model, ids, 30, temperature=0, **options)
+        assert torch.equal(generate(model, ids, 30, temperature=temperature, **options), greedy)
+
+
+@pytest.mark.parametrize("temperature", [1e10, 1e38, 1e39, 1e300])
+def test_however_hot_it_is_even(temperature):
+    logits = torch.tensor([0.0, 5.0, -20.0, 7.0]).expand(20_000, -1)
+    draws = sample_next(logits, temperature, generator=torch.Generator().manual_seed(0))
+    found, degrees = chi_squared(draws, [0.25] * 4)
+    assert found < chi_squared_limit(degrees)
 
 
 @pytest.mark.parametrize("kind", KINDS[::3], ids=IDS[::3])
@@ -556,6 +505,65 @@ def test_top_p_equals_a_loop(weights, p):
         assert kept.sum() == n >= 1
         values = torch.tensor(row)
         assert kept.all() or values[kept].min() >= values[~kept].max()
+
+
+# guards against: top-p that drops the token at the threshold
+@given(st.lists(st.integers(1, 60), min_size=2, max_size=9), st.integers(0, 8), st.floats(-12, 12))
+@settings(max_examples=400)
+def test_top_p_at_the_edge_equals_exact_fractions(weights, n, shift):
+    """p is what the best n + 1 add up to, exactly: they are enough, however the sums are rounded."""
+    ordered, n = sorted(weights, reverse=True), min(n, len(weights) - 1)
+    reached = Fraction(sum(ordered[: n + 1]), sum(weights))
+    kept = top_p_filter((torch.tensor(weights).double().log() + shift).float()[None], float(reached))
+    assert kept.isfinite().sum() == n + 1
+
+
+@pytest.mark.parametrize(
+    ("shares", "p", "kept"),
+    [
+        ((0.5, 0.3, 0.1, 0.1), 0.8, 2),
+        ((0.5, 0.3, 0.1, 0.1), 0.9, 3),
+        ((0.4, 0.4, 0.2), 0.8, 2),
+        ((0.4, 0.4, 0.2), 0.81, 3),
+        ((0.7, 0.2, 0.1), 0.9, 2),
+        ((0.6, 0.3, 0.1), 0.9, 2),
+        ((0.1,) * 10, 0.7, 7),
+        ((0.1,) * 10, 0.3, 3),
+        ((0.001,) * 1000, 0.95, 950),
+        ((0.99, 0.01), 0.99, 1),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+# guards against: top-p that drops the token at the threshold
+def test_top_p_of_sums_that_are_rounded(shares, p, kept, dtype):
+    logits = torch.tensor(shares, dtype=torch.float64).log().to(dtype)
+    for shift in (0, 1, -7.3):
+        assert top_p_filter(logits[None] + shift, p).isfinite().sum() == kept
+        assert top_p_filter(logits + shift, p).isfinite().sum() == kept  # one row, without a batch
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
+@pytest.mark.parametrize("scale", [0.1, 1, 5, 100], ids=str)
+# guards against: top-p that drops the token at the threshold
+def test_top_p_one_changes_nothing(dtype, scale):
+    logits = (scale * torch.randn(3, 50_257)).to(dtype)
+    for p in (1, 1.0):
+        assert torch.equal(top_p_filter(logits, p), logits)
+    logits[:, ::2] = -math.inf  # after a top-k, say
+    assert torch.equal(top_p_filter(logits, 1.0), logits)
+
+
+@pytest.mark.parametrize("p", [1e-6, 0.1, 0.5, 0.9, 0.99, 0.999, 0.99999, 0.9999999])
+@pytest.mark.parametrize("scale", [0.1, 1, 3, 10])
+def test_top_p_of_a_large_vocabulary_equals_float64(p, scale):
+    """Told apart to a hundred-thousandth of what is left out, so that p near 1 keeps its tail."""
+    logits = scale * torch.randn(4, 50_257)
+    ordered = logits.double().softmax(-1).sort(descending=True).values
+    before = ordered.cumsum(-1) - ordered
+    kept = top_p_filter(logits, p).isfinite().sum(-1)
+    least, most = ((before < 1 - (1 - p) * margin).sum(-1).clamp(min=1) for margin in (1 + 1e-5, 1 - 1e-5))
+    assert (least <= kept).all() and (kept <= most).all()
 
 
 # guards against: top-p that drops the token at the threshold
@@ -651,6 +659,17 @@ def test_penalise_repeats_equals_a_loop(penalty):
     assert torch.equal(logits, before)
 
 
+@pytest.mark.parametrize("penalty", [0.001, 0.01, 30.0, 1000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_an_extreme_penalty_stays_finite(penalty, dtype):
+    model, ids = make_model().to(dtype), torch.randint(50, (2, 5))
+    logits = 30 * torch.randn(4, 12)
+    assert penalise_repeats(logits, torch.randint(12, (4, 30)), penalty).isfinite().all()
+    for options in ({}, {"top_p": 0.9}, {"temperature": 0}):
+        text = generate(model, ids, 40, repetition_penalty=penalty, **options)
+        assert text.shape == (2, 45) and (text < 50).all()
+
+
 @pytest.mark.parametrize("use_cache", [True, False])
 @torch.no_grad()
 def test_the_penalty_sees_the_whole_text(use_cache):
@@ -693,7 +712,7 @@ class Counting(nn.Module):
     def config(self):
         return GPTConfig(10, 16, 2, 1, 1)
 
-    def forward(self, ids, cache=None, padding=None, last_only=False):
+    def forward(self, ids, cache=None, positions=None, mask=None, last_only=False):
         return F.one_hot((ids + 1) % 10, 10).float() * 100
 
 
@@ -739,11 +758,22 @@ def test_the_mode_of_the_model_is_left_alone(training):
     [
         (
             {"temperature": -1.0},
-            "temperature=-1.0 must be at least 0; 0 is greedy, 0.8 usual",
+            "temperature=-1.0 must be finite and at least 0; 0 is greedy, 0.8 usual",
             # guards against: temperature 0, and a top-k out of range or with ties
         ),
+        ({"temperature": math.inf}, "temperature=inf must be finite and at least 0"),
+        ({"temperature": math.nan}, "temperature=nan must be finite and at least 0"),
+        ({"top_p": math.nan}, "top_p=nan must be above 0 and at most 1"),
+        ({"top_p": -0.0}, "top_p=-0.0 must be above 0 and at most 1"),
+        ({"repetition_penalty": math.nan}, "repetition_penalty=nan must be 0.001 to 1,000"),
+        ({"repetition_penalty": math.inf}, "repetition_penalty=inf must be 0.001 to 1,000"),
+        ({"repetition_penalty": 1e39}, r"repetition_penalty=1e\+39 must be 0.001 to 1,000"),
+        ({"repetition_penalty": 1e-46}, "repetition_penalty=1e-46 must be 0.001 to 1,000"),
         ({"top_p": 95}, "top_p=95 must be above 0 and at most 1; leave it out to keep all tokens"),
-        ({"repetition_penalty": 0}, "repetition_penalty=0 must be above 0; 1 changes nothing, 1.2 is usual"),
+        (
+            {"repetition_penalty": 0},
+            "repetition_penalty=0 must be 0.001 to 1,000; 1.2 is usual, 1 does nothing",
+        ),
         ({"eos_id": 50}, "eos_id=50 is not one of this model.s ids; take the tokenizer.s eot_token"),
         ({"padding": torch.tensor([3])}, r"padding=\[3\] leaves no token in a row, or is negative"),
     ],
@@ -838,7 +868,7 @@ class Scripted(nn.Module):
         self.config = GPTConfig(n_vocab, 64, 2, 1, 1)
         self.lm_head, self.script = nn.Linear(2, n_vocab, bias=False), iter(script)
 
-    def forward(self, ids, cache=None, padding=None, last_only=False):
+    def forward(self, ids, cache=None, positions=None, mask=None, last_only=False):
         logits = F.one_hot(torch.tensor([[next(self.script)]]), self.config.vocab_size).float()
         return 100 * logits.expand(len(ids), -1, -1)
 
@@ -1034,7 +1064,44 @@ def test_attention_maps_of_too_little_or_too_much(speaker, tokenizer, text):
         attention_maps(speaker, tokenizer, text)
 
 
-@pytest.mark.parametrize(("layer", "head"), [(2, 0), (-1, 0), (0, None)])
+def ink(figure):
+    """The share of a figure's pixels that are darker than its paper, inside its first axes."""
+    figure.canvas.draw()
+    pixels = (
+        torch.tensor(memoryview(figure.canvas.buffer_rgba()).tolist())[..., :3].float().mean(-1)
+    )  # (Y, X)
+    box = figure.axes[0].get_window_extent()
+    height = pixels.size(0)
+    inside = pixels[int(height - box.y1) : int(height - box.y0), int(box.x0) : int(box.x1)]
+    return (inside < 128).float().mean().item()
+
+
+@pytest.mark.usefixtures("drawn")
+@pytest.mark.parametrize(("L", "H"), [(3, 4), (2, 1), (30, 9)])
+@pytest.mark.parametrize("T", [5, 16, 40])
+def test_the_grid_is_full_of_heads(L, H, T):
+    """Dark heads make a dark picture: it is not mostly gaps, and none of its room is empty."""
+    figure = plot_attention(["x"] * T, torch.ones(L, H, T, T))
+    shown = figure.axes[0].images[0].get_array()
+    assert 0.65 < 1 - shown.mask.mean() < 1 or (L, H) == (1, 1)
+    assert ink(figure) > 0.6
+    assert ink(plot_attention(["x"] * T, torch.zeros(L, H, T, T))) < 0.05
+    width, height = figure.get_size_inches()
+    assert 1 < width < 14 and 1 < height < 14
+
+
+@pytest.mark.usefixtures("drawn")
+def test_one_head_is_dark_where_it_looks():
+    maps = torch.zeros(2, 3, 8, 8)
+    maps[1, 2] = torch.eye(8)
+    figure = plot_attention(list("abcdefgh"), maps, 1, 2)
+    (axes, bar) = figure.axes
+    assert (axes.get_xlabel(), axes.get_ylabel(), bar.get_ylabel()) == ("is looked at", "looks", "weight")
+    assert axes.images[0].get_clim() == (0, 1) and 0.08 < ink(figure) < 0.18  # an eighth
+    assert ink(plot_attention(list("abcdefgh"), maps, 0, 0)) < 0.02
+
+
+@pytest.mark.parametrize(("layer", "head"), [(2, 0), (-1, 0), (0, None), (0, 4), (None, 1), (0.5, 0)])
 def test_heads_that_do_not_exist(layer, head):
     with pytest.raises(ValueError, match=f"layer={layer}, head={head}: give both, 0 to 1 and 0 to 3, or"):
         plot_attention(["a", "b", "c"], torch.zeros(2, 4, 3, 3), layer, head)
@@ -1045,25 +1112,9 @@ def test_the_tokens_are_those_of_the_maps():
         plot_attention(["a", "b"], torch.zeros(2, 4, 3, 3))
 
 
-@pytest.mark.parametrize("n_rows", [1, 2, 8, 32, 33])
-@pytest.mark.parametrize("bias", [True, False])
-def test_weights_first_equals_a_linear_layer(n_rows, bias):
-    """In bfloat16 to its precision; in float32, and with gradients, to the bit."""
-    layer = torch.nn.Linear(48, 20, bias=bias).to(torch.bfloat16)
-    x = torch.randn(n_rows, 1, 48, dtype=torch.bfloat16)
-    model = put_weights_first(torch.nn.Sequential(copy.deepcopy(layer)))
-    assert isinstance(model[0], WeightsFirst) and list(model[0].state_dict()) == list(layer.state_dict())
-    with torch.no_grad():
-        assert model(x).shape == (n_rows, 1, 20) and torch.allclose(model(x), layer(x), rtol=0.02, atol=0.02)
-        assert torch.equal(model.float()(x.float()), layer.float()(x.float()))
-    model(x.float()).sum().backward()
-    layer(x.float()).sum().backward()
-    assert torch.equal(model[0].weight.grad, layer.weight.grad)
-
-
 @pytest.mark.usefixtures("drawn")
 def test_browsing_without_widgets_is_the_grid(monkeypatch):
-    monkeypatch.setattr(maps_module.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(figures.importlib.util, "find_spec", lambda name: None)
     maps = torch.rand(2, 3, 2, 2)
     figure = browse_attention(["a", "b"], maps)
     assert not plt.get_fignums()  # or a notebook would show it twice: it is the result of the cell
@@ -1078,9 +1129,9 @@ def test_browsing_with_widgets(monkeypatch):
         IntSlider=lambda *values: values, interactive=lambda show, **sliders: (show, sliders)
     )
     monkeypatch.setitem(sys.modules, "ipywidgets", stub)
-    monkeypatch.setattr(maps_module.importlib.util, "find_spec", lambda name: stub)
+    monkeypatch.setattr(figures.importlib.util, "find_spec", lambda name: stub)
     shown = []
-    monkeypatch.setattr(maps_module, "show", lambda alt: shown.append((alt, plt.gcf().axes[0].get_title())))
+    monkeypatch.setattr(figures, "show", lambda alt: shown.append((alt, plt.gcf().axes[0].get_title())))
     show, sliders = browse_attention(["a", "b"], torch.rand(2, 3, 2, 2))
     assert sliders == {"layer": (0, 0, 1), "head": (0, 0, 2)}  # value, least, most
     show(1, 2)
@@ -1091,7 +1142,7 @@ def test_browsing_with_widgets(monkeypatch):
 def test_browsing_with_the_real_widgets(monkeypatch):
     widgets = pytest.importorskip("ipywidgets")
     shown = []
-    monkeypatch.setattr(maps_module, "show", lambda alt: shown.append((alt, plt.gcf().axes[0].get_title())))
+    monkeypatch.setattr(figures, "show", lambda alt: shown.append((alt, plt.gcf().axes[0].get_title())))
     view = browse_attention(["a", "b"], torch.rand(2, 3, 2, 2))
     layer, head = (w for w in view.children if isinstance(w, widgets.IntSlider))
     assert (layer.min, layer.max, head.min, head.max) == (0, 1, 0, 2)
@@ -1148,3 +1199,145 @@ def test_induction_scores_of_heads_that_are_known(n_tokens, n_rows):
 def test_induction_scores_of_a_model(speaker):
     a, b = (induction_scores(speaker, 8, generator=torch.Generator().manual_seed(0)) for _ in range(2))
     assert a.shape == (2, 4) and torch.equal(a, b) and ((a >= 0) & (a <= 1)).all()
+
+
+# ---------------------------------------------------------------- text in figures is text
+
+AWKWARD = [
+    "$",
+    "$$",
+    "$a$",
+    "cost $$",
+    r"\$",
+    "\\",
+    r"\frac",
+    "_x_",
+    "a^2",
+    "$\\sqrt{",
+    "{",
+    "%",
+    "&",
+    "#",
+    "~",
+]
+MISSING = {
+    "北京": "E5 8C 97 E4 BA AC",
+    "\t": "09",
+    "\x00": "00",
+    "\r": "0D",
+    "a\u0590": "61 D6 90",
+    b"\xc3": "C3",
+}
+
+
+def drawn_texts(figure):
+    """All texts of a figure as they are drawn, (text, whether it is read as mathematics)."""
+    figure.canvas.draw()  # a parser of mathematics would raise here
+    texts = [t for t in figure.findobj(plt.Text) if t.get_text()]
+    return {t.get_text(): t._preprocess_math(t.get_text()) for t in texts}
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    figures_shown = []
+    monkeypatch.setattr(
+        ch01_figures, "display", lambda figure, **_: figures_shown.append(drawn_texts(figure))
+    )
+    return figures_shown
+
+
+@pytest.mark.usefixtures("drawn")
+@pytest.mark.filterwarnings("error:Glyph")
+@pytest.mark.parametrize("title", AWKWARD)
+def test_a_dollar_is_a_dollar_in_every_figure(title, shown):
+    tokens = [*AWKWARD, title]
+    draw_tokens(tokens, title=title)
+    draw_merge_tree([title, "she$"], [("e", "$"), ("$", "$")])
+    shown.append(drawn_texts(token_boxes(tokens, title=title).figure))
+    shown.append(drawn_texts(draw_matrix(torch.rand(16, 16), tokens, tokens, title=title).figure))
+    shown.append(drawn_texts(plot_attention(tokens, torch.rand(1, 1, 16, 16), 0, 0)))
+    for texts in shown:
+        assert all(read == (text, False) for text, read in texts.items() if text in (title, *AWKWARD))
+    labels = [printable(token) for token in tokens]
+    assert set(labels) <= set(shown[0]) and set(labels) <= set(shown[2]) and set(tokens) <= set(shown[3])
+    assert set(printable(letter) for letter in title) <= set(shown[1])
+
+
+@pytest.mark.usefixtures("drawn")
+@pytest.mark.filterwarnings("error:Glyph")
+def test_what_the_font_lacks_is_written_in_hexadecimal(shown):
+    draw_tokens(list(MISSING), title="北京")
+    assert set(MISSING.values()) <= set(shown[0]) and "\ufffd\ufffd" in shown[0]
+    labels = [token for token in MISSING if isinstance(token, str)]
+    axes = draw_matrix(torch.rand(5, 5), labels, labels, title="a\n北").axes
+    axes.figure.canvas.draw()
+    for ticks in (axes.get_xticklabels(), axes.get_yticklabels()):
+        assert [tick.get_text() for tick in ticks] == [MISSING[label] for label in labels]
+    assert axes.get_title() == "a\n\ufffd"
+
+
+@pytest.mark.usefixtures("drawn")
+@pytest.mark.filterwarnings("error:Glyph")
+@pytest.mark.parametrize("text", ["cost $$", "$a$", "é🐚", "北", "a\tb", "\\ $x_1^2$ {"])
+def test_attention_of_any_text_is_drawn(speaker, tokenizer, text):
+    tokens, maps = attention_maps(speaker, tokenizer, text)
+    pieces = [tokenizer.decode_bytes([index]) for index in tokenizer.encode_ordinary(text)]
+    assert tokens == [printable(piece) for piece in pieces]
+    for figure in (plot_attention(tokens, maps, 0, 0), plot_attention(tokens, maps)):
+        texts = drawn_texts(figure)
+        assert all(read == (label, False) for label, read in texts.items() if label in tokens)
+
+
+# ---------------------------------------------------------------- other devices
+
+
+class Elsewhere(nn.Module):
+    """A model on a device that is not the CPU (the meta device): it only says where its inputs are."""
+
+    def __init__(self):
+        super().__init__()
+        self.config, self.devices = GPTConfig(600, 16, 2, 1, 1), set()
+        self.lm_head = nn.Linear(2, 600, bias=False, device="meta")
+
+    def forward(self, ids, *others, **options):
+        self.devices |= {ids.device.type}
+        return torch.zeros(*ids.shape, 600)
+
+    def attention_weights(self, ids):
+        self.devices |= {ids.device.type}
+        return torch.zeros(1, len(ids), 1, ids.size(1), ids.size(1))
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda model, tokenizer: attention_maps(model, tokenizer, "a text"),
+        lambda model, tokenizer: induction_scores(model, 4, generator=torch.Generator().manual_seed(0)),
+    ],
+    ids=["maps", "induction"],
+)
+def test_ids_go_to_the_device_of_the_model(tokenizer, look):
+    model = Elsewhere()
+    look(model, tokenizer)
+    assert model.devices == {"meta"}
+
+
+@pytest.mark.parametrize("read", [surprises, lambda *given: next(stream(*given, 5, use_cache=False))])
+def test_a_text_is_read_on_the_device_of_the_model(tokenizer, read):
+    model = Elsewhere()
+    with pytest.raises((NotImplementedError, RuntimeError), match="meta"):  # its numbers do not come back
+        read(model, tokenizer, "a text")
+    assert model.devices == {"meta"}
+
+
+@pytest.mark.parametrize("kind", KINDS[::3], ids=IDS[::3])
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_generation_stays_on_its_device(kind, use_cache):
+    """On the meta device, where an operation that mixes devices raises."""
+    with torch.device("meta"):
+        model = make_model(**kind)
+    ids = torch.zeros(2, 5, dtype=torch.long, device="meta")
+    text = generate(model, ids, 20, temperature=0, repetition_penalty=1.2, use_cache=use_cache)
+    assert text.device.type == "meta" and text.shape == (2, 25)
+    positions, mask = skip_padding(3, 2, torch.tensor([1, 0], device="meta"))
+    assert positions.device.type == mask.device.type == "meta" and mask.shape == (2, 1, 2, 5)

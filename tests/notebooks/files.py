@@ -21,7 +21,7 @@ CHAPTERS = (
 HAND_WRITTEN = {
     *("__init__.py", "previous_chapters.py", "checks.py", "figures.py", "fields.py"),
     *("config.py", "curves.py", "files.py", "finite.py", "folder.py", "interrupts.py", "resuming.py"),
-    *("inference.py", "texts.py", "folders.py", "terminal.py", "gpt.py"),
+    *("inference.py", "assembly.py", "texts.py", "folders.py", "terminal.py", "gpt.py"),
     *("model_settings.py", "model_folder.py"),
 }
 NO_CODE = {
