@@ -27,6 +27,7 @@ from .previous_chapters import (
     checkpoint_paths,
     count_parameters,
     load_checkpoint,
+    naming,
     newest_checkpoint,
     pick_device,
     plot_history,
@@ -63,15 +64,14 @@ PRESETS = {
         dict(steps=1400, warmup_steps=50, eval_every=700, checkpoint_every=700),
     ),
     "cuda": (
-        dict(_LLAMA, vocab_size=4096, context_length=256, d_model=384, n_heads=6, n_layers=6,
-             dropout=0.2),
+        dict(_LLAMA, vocab_size=4096, context_length=256, d_model=384, n_heads=6, n_layers=6, dropout=0.2),
         dict(steps=2000, batch_size=32, grad_accum=2, max_lr=1e-3, warmup_steps=100),
     ),
     "tiny": (
         dict(_LLAMA, vocab_size=512, context_length=32, d_model=32, n_heads=2, n_layers=2),
         dict(steps=20, batch_size=4, warmup_steps=2, eval_every=0, checkpoint_every=10),
     ),
-}  # fmt: skip
+}
 
 
 def preset_settings(name):
@@ -104,7 +104,8 @@ def train_gpt(model_config, train_config, out=Path("runs"), resume=None, texts=N
     model = GPT(model_config)  # chapters 2, 3 and 4
     run = resume or new_run_folder(out)
     if not resume:  # first of all what a checkpoint is worth nothing without
-        tokenizer.save(run / "tokenizer.json")
+        with naming(run / "tokenizer.json"):
+            tokenizer.save(run / "tokenizer.json")
         record_texts(run, texts)
     trainer = Trainer(model, train_config, train_data, val_data, run_dir=run)  # chapter 5
     if resume:

@@ -315,6 +315,7 @@ def main(arguments=None):
     prepare_streams()
     matplotlib.use("Agg")  # figures go to files; no window is needed
     with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # a picture shows a box instead
         warnings.showwarning = lambda message, *_, **__: say(f"warning: {on_one_line(message)}")
         try:
             parse(sys.argv[1:] if arguments is None else arguments).run()

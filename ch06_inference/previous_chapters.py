@@ -25,7 +25,7 @@ from ch04_transformer.transformer import GPT, GPTConfig, count_parameters  # noq
 from ch05_training.config import check_compiler  # noqa: E402
 from ch05_training.curves import plot_history  # noqa: E402
 from ch05_training.data import TokenDataset  # noqa: E402
-from ch05_training.files import read_checkpoint, write_whole  # noqa: E402
+from ch05_training.files import naming, read_checkpoint, write_whole  # noqa: E402
 from ch05_training.folder import checkpoint_paths, newest_checkpoint, step_of  # noqa: E402
 from ch05_training.training import (  # noqa: E402
     TrainConfig,
@@ -62,6 +62,7 @@ __all__ = [
     "draw_tokens",
     "load_checkpoint",
     "load_plays",
+    "naming",
     "newest_checkpoint",
     "package_file",
     "perplexity",
