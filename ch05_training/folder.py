@@ -55,10 +55,26 @@ def best_checkpoint(run_dir):
     return next((path for path in checkpoint_paths(run_dir) if step_of(path) == best.get("step")), newest)
 
 
-def last_saved(run_dir):
-    """Where to go on from after an accident, in words."""
-    paths = checkpoint_paths(run_dir) if run_dir else []
-    return f"last good checkpoint: {paths[-1] if paths else 'none'}; go on from it with a lower max_lr"
+def delete_older(run_dir, step, keep, best):
+    """Delete the checkpoints up to `step` but for the last `keep` and that of step `best`.
+
+    What is newer than `step` was damaged, or the run would have gone on from there.
+    """
+    earlier = [path for path in checkpoint_paths(run_dir) if step_of(path) <= step]
+    for path in earlier[:-keep]:
+        if step_of(path) != best:
+            path.unlink()
+
+
+@contextlib.contextmanager
+def advising(run_dir):
+    """A FloatingPointError inside says what to go on from; run_dir may be None."""
+    try:
+        yield
+    except FloatingPointError as error:
+        paths = checkpoint_paths(run_dir) if run_dir else []
+        advice = f"last good checkpoint: {paths[-1] if paths else 'none'}; go on from it with a lower max_lr"
+        raise FloatingPointError(f"{error}; {advice}") from None
 
 
 # ---------------------------------------------------------------- metrics
@@ -119,10 +135,11 @@ def tensorboard(folder, step):
 
 
 @contextlib.contextmanager
-def alone_in(run_dir):
+def alone_in(run_dir, new=False):
     """Inside, no other process can be here too, and what a killed one left half written is gone.
 
-    BlockingIOError when there is one. The lock ends with its process, however that ends.
+    BlockingIOError when there is one: its lock ends with it, however it ends. FileExistsError when a new run
+    would write over the checkpoints of another.
     """
     run_dir = Path(run_dir)
     with naming(run_dir):
@@ -132,14 +149,11 @@ def alone_in(run_dir):
     except Timeout:
         raise BlockingIOError(f"another process trains in {run_dir}; name another run_dir") from None
     with lock:
+        if new and checkpoint_paths(run_dir):
+            other = "go on with it by .resume().fit(), or name another run_dir"
+            newest = newest_checkpoint(run_dir).name
+            raise FileExistsError(f"{run_dir} holds a run already, up to {newest}; {other}")
         for left in run_dir.rglob("*.part"):
             left.unlink()
         yield
 
-
-def check_not_begun(run_dir):
-    """FileExistsError when there are checkpoints, which a new run would write over."""
-    if checkpoint_paths(run_dir):
-        other = "go on with it by .resume().fit(), or name another run_dir"
-        newest = newest_checkpoint(run_dir).name
-        raise FileExistsError(f"{run_dir} holds a run already, up to {newest}; {other}")

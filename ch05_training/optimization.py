@@ -130,14 +130,13 @@ def parameter_groups(model, weight_decay):
 
 # %% ch05_training.ipynb #5c01a670
 def warmup_cosine(step, max_lr, min_lr, warmup_steps, total_steps):
-    """The learning rate of step 0 .. total_steps - 1: linear to max_lr, then a cosine that ends at min_lr.
+    """The learning rate of step 0 .. total_steps - 1: linear to max_lr, then a cosine towards min_lr.
 
-    The last warm-up step has max_lr, the last step of all has min_lr. Loshchilov and Hutter 2017, section
-    3, without restarts.
+    Loshchilov and Hutter 2017, section 3, without restarts.
     """
     if step < warmup_steps:
         return max_lr * (step + 1) / warmup_steps
-    progress = min(1.0, (step - warmup_steps + 1) / max(1, total_steps - warmup_steps))
+    progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
     return min_lr + 0.5 * (max_lr - min_lr) * (1 + math.cos(math.pi * progress))
 
 # %% ch05_training.ipynb #31802d20
