@@ -3,7 +3,6 @@
 # Written by `make export` from ch05_training.ipynb; change it there.
 
 import contextlib
-import functools
 import json
 import math
 import signal
@@ -29,6 +28,7 @@ from .checkpoint import (
 from .config import TrainConfig, check_compiler, check_run
 from .curves import plot_history
 from .data import TokenDataset
+from .machines import matmul_peak, pick_device
 from .optimization import (
     AdamW,
     bits_per_byte,
@@ -36,7 +36,6 @@ from .optimization import (
     cross_entropy,
     parameter_groups,
     perplexity,
-    pick_device,
     pick_precision,
     warmup_cosine,
 )
@@ -52,7 +51,6 @@ __all__ = [
     "SavedRun",
     "first_not_finite",
     "SteppingRun",
-    "matmul_peak",
     "WatchedRun",
     "interrupts_wait",
     "stop",
@@ -270,19 +268,6 @@ class SteppingRun(SavedRun):
         where = f"first module whose output is not finite: {where}"
         saved = f"last good checkpoint: {paths[-1] if paths else 'none'}"
         raise FloatingPointError(f"{what}; {where}; {saved}; go on from it with a lower max_lr")
-
-# %% ch05_training.ipynb #3d4b1eb9
-@functools.lru_cache
-def matmul_peak(device, dtype, rounds=5):
-    """Floating-point operations a second in a large matrix product, measured: the best of some rounds."""
-    size = 8192 if device.type == "cuda" else 512
-    a, b = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(2))
-    best = math.inf
-    for _ in range(rounds):
-        began = time.perf_counter()
-        (a @ b)[0, 0].item()  # waits for the device
-        best = min(best, time.perf_counter() - began)
-    return 2 * size**3 / best
 
 # %% ch05_training.ipynb #430a5159
 class WatchedRun(SteppingRun):

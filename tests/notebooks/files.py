@@ -20,7 +20,7 @@ CHAPTERS = (
 # Course machinery that teaches nothing, so it is written by hand and in no notebook.
 HAND_WRITTEN = {
     *("__init__.py", "previous_chapters.py", "checks.py", "figures.py", "fields.py"),
-    *("curves.py", "inference.py", "gpt.py"),
+    *("curves.py", "machines.py", "inference.py", "gpt.py"),
 }
 NO_CODE = {
     tokenize.COMMENT,
