@@ -61,7 +61,7 @@ def check_run(config, *datasets):
 
 
 def compiled(function, device):
-    """A function as torch.compile translates it; ValueError, with the cause, when it cannot on this device."""
+    """A function as torch.compile translates it. ValueError, with the cause, when it cannot on a device."""
     check_compiler(device)
     return torch.compile(function)
 

@@ -68,11 +68,11 @@ def delete_older(run_dir, step, keep, best):
 
 @contextlib.contextmanager
 def advising(run_dir):
-    """A FloatingPointError inside says what to go on from; run_dir may be None."""
+    """A FloatingPointError inside says what to go on from."""
     try:
         yield
     except FloatingPointError as error:
-        paths = checkpoint_paths(run_dir) if run_dir else []
+        paths = checkpoint_paths(run_dir)
         advice = f"last good checkpoint: {paths[-1] if paths else 'none'}; go on from it with a lower max_lr"
         raise FloatingPointError(f"{error}; {advice}") from None
 

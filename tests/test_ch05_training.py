@@ -24,19 +24,18 @@ import torch.nn.functional as F
 from torch import nn
 
 from ch04_transformer.transformer import GPT, GPTConfig
-from ch05_training import training
+from ch05_training import config, training
 from ch05_training.config import check_compiler
 from ch05_training.curves import LivePlot, plot_history
 from ch05_training.data import TokenDataset
 from ch05_training.files import DamagedCheckpoint, digest_of, pack, read_checkpoint, unpack
 from ch05_training.finite import first_not_finite
-from ch05_training.folder import best_checkpoint, newest_checkpoint
+from ch05_training.folder import best_checkpoint, checkpoint_paths, newest_checkpoint
 from ch05_training.interrupts import NAMES
 from ch05_training.training import (
     AdamW,
     TrainConfig,
     Trainer,
-    checkpoint_paths,
     cross_entropy,
     evaluate,
     load_checkpoint,
@@ -268,7 +267,7 @@ def test_a_loss_that_is_no_number_stops_the_run(data):
     trainer = make_trainer(data)
     with torch.no_grad():
         trainer.state.model.lm_head.weight.fill_(math.nan)
-    with pytest.raises(FloatingPointError, match=r"the loss is nan at step 1; .*embedding.token .*: none;"):
+    with pytest.raises(FloatingPointError, match=r"the loss is nan at step 1; .*embedding.token "):
         trainer.fit()
 
 
@@ -899,7 +898,7 @@ def test_another_text_is_refused_and_both_are_named(data, tmp_path):
         trainer = make_trainer(train, tmp_path, val_data=val)
         untouched = weights(trainer)
         with pytest.raises(
-            ValueError, match=r"was trained with the plays \(400 tokens, sha256 \w{12}\), but"
+            ValueError, match=r"was (trained|measured) with the plays \(400 tokens, sha256 \w{12}\), but"
         ) as error:
             trainer.resume()
         assert "this is my letters (400 tokens, sha256 " in str(error.value)
@@ -1064,7 +1063,7 @@ class Compiled(nn.Module):
 def test_a_compiled_run_has_clean_checkpoints(data, tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(torch, "compile", lambda f: lambda *inputs: calls.append(f) or f(*inputs))
-    monkeypatch.setattr(training, "check_compiler", lambda device: None)
+    monkeypatch.setattr(config, "check_compiler", lambda device: None)
     trainer = make_trainer(data, tmp_path, compile=True, val_data=data)
     trainer.fit()
     assert len(calls) == 8
@@ -1140,10 +1139,10 @@ def test_speed_counts_the_tokens_of_a_step(data, monkeypatch):
     assert [m["tokens_per_s"] for m in history] == [2 * 2 * 3 * 16] * 2
 
 
-def test_the_bar_shows_loss_rate_and_tokens_a_second(data, capsys):
+def test_the_bar_shows_the_loss_and_the_rate(data, capsys):
     make_trainer(data).fit()
     shown = capsys.readouterr().err
-    assert "tokens/s=" in shown and "loss=" in shown and "lr=" in shown and "8/8" in shown
+    assert "loss=" in shown and "lr=" in shown and "8/8" in shown
 
 
 def test_watch_sees_every_step(data):
