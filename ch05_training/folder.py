@@ -5,11 +5,15 @@ import json
 import math
 import re
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from .checkpoint import load_checkpoint, save_checkpoint
+from .config import TrainConfig
 from .files import DamagedCheckpoint, naming, read_checkpoint, write_whole
+from .resuming import check_same_text, keeping_settings, warn_of_rising_rate
 
 # ---------------------------------------------------------------- checkpoints
 
@@ -45,7 +49,7 @@ def newest_whole(run_dir):
             if path == paths[0]:
                 raise
             what = str(error).split("; if this course")[0]
-            warnings.warn(f"{what}; going back to the checkpoint before it", stacklevel=3)
+            warnings.warn(f"{what}; going back to the checkpoint before it", stacklevel=4)
 
 
 def best_checkpoint(run_dir):
@@ -157,3 +161,45 @@ def alone_in(run_dir, new=False):
             left.unlink()
         yield
 
+
+# ---------------------------------------------------------------- all together
+
+
+class RunFolder:
+    """What is on disk of a run: metrics.jsonl, a line a step; checkpoints/; tensorboard/ where possible."""
+
+    def __init__(self, path):
+        self.path, self.draw = Path(path), lambda metrics: None
+
+    @contextlib.contextmanager
+    def writing(self, state):
+        """Inside, this process alone may train here, and a FloatingPointError says what to go on from."""
+        with alone_in(self.path, new=state.step == 0), advising(self.path):
+            write_history(self.path, state.history)  # without what came after the checkpoint
+            with tensorboard(self.path / "tensorboard", state.step + 1) as self.draw:
+                yield
+
+    def log(self, metrics):
+        append_metrics(self.path, metrics)
+        self.draw(metrics)
+
+    def save(self, state, config, **extra):
+        """Write a checkpoint; delete those that are neither new nor the best."""
+        path = self.path / "checkpoints" / f"step-{state.step:06}.safetensors"
+        extra |= {"train": asdict(config), "windows": state.windows, "best": state.best}
+        save_checkpoint(path, state.model, state.optimizer, state.scaler, state.step, **extra)
+        delete_older(self.path, state.step, config.keep_checkpoints, state.best and state.best["step"])
+
+    def load(self, state, config, texts):
+        """Put the newest whole checkpoint into `state`. The settings of its optimizer stay.
+
+        texts: the fingerprints of the text to train on and the held-out one; ValueError when they are others
+        than the run's. A warning for each damaged checkpoint, and when the learning rate now rises.
+        """
+        path, record = newest_whole(self.path)
+        check_same_text(record["extra"]["data"], texts, self.path)
+        with keeping_settings(state.optimizer):
+            load_checkpoint(path, state.model, state.optimizer, state.scaler)
+        state.step, state.windows = record["step"], record["extra"]["windows"]
+        state.best, state.history = record["extra"]["best"], read_history(self.path, state.step)
+        warn_of_rising_rate(TrainConfig(**record["extra"]["train"]), config, state.step)

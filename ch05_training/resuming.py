@@ -28,7 +28,7 @@ def warn_of_rising_rate(old, new, step):
         changed = [name for name in names if getattr(old, name) != getattr(new, name)]
         why = ", ".join(f"{name}={getattr(new, name)} instead of {getattr(old, name)}" for name in changed)
         rates = f"from {before:.1e} at step {step} to {after:.1e} at step {step + 1}"
-        warnings.warn(f"the learning rate rises {rates}: {why}", stacklevel=3)
+        warnings.warn(f"the learning rate rises {rates}: {why}", stacklevel=4)
 
 
 def check_same_model(record, weights, config, path):

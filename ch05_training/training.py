@@ -4,8 +4,7 @@
 
 import contextlib
 import time
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -14,16 +13,7 @@ from tqdm import tqdm
 from .checkpoint import load_checkpoint, save_checkpoint
 from .config import TrainConfig, check_run, compiled
 from .data import TokenDataset
-from .folder import (
-    advising,
-    alone_in,
-    append_metrics,
-    delete_older,
-    newest_whole,
-    read_history,
-    tensorboard,
-    write_history,
-)
+from .folder import RunFolder
 from .interrupts import interrupts_wait, stop
 from .machines import pick_device
 from .optimization import (
@@ -36,20 +26,20 @@ from .optimization import (
     pick_precision,
     warmup_cosine,
 )
-from .resuming import check_same_text, keeping_settings, warn_of_rising_rate
 from .step import evaluate, summed_loss, train_step
 
 __all__ = [
     "TrainState",
-    "RunFolder",
     "Trainer",
     "TokenDataset",
-    "TrainConfig",
     "bits_per_byte",
     "clip_grad_norm_",
     "cross_entropy",
     "perplexity",
     "warmup_cosine",
+    "TrainConfig",
+    "load_checkpoint",
+    "save_checkpoint",
 ]
 
 # %% ch05_training.ipynb #08ffb542
@@ -76,44 +66,8 @@ class TrainState:
         return cls(model, optimizer, torch.amp.GradScaler(device.type, enabled=in_float16))
 
 # %% ch05_training.ipynb #2b61a1d9
-class RunFolder:
-    """What is on disk of a run: metrics.jsonl, a line a step, and checkpoints/."""
-
-    def __init__(self, path):
-        self.path, self.draw = Path(path), lambda metrics: None
-
-    @contextlib.contextmanager
-    def writing(self, state):
-        """Inside, this process alone may train here."""
-        with alone_in(self.path, new=state.step == 0), advising(self.path):
-            write_history(self.path, state.history)  # without what came after the checkpoint
-            with tensorboard(self.path / "tensorboard", state.step + 1) as self.draw:
-                yield
-
-    def log(self, metrics):
-        append_metrics(self.path, metrics)
-        self.draw(metrics)
-
-    def save(self, state, config, **extra):
-        """Write a checkpoint; delete those that are neither new nor the best."""
-        path = self.path / "checkpoints" / f"step-{state.step:06}.safetensors"
-        extra |= {"train": asdict(config), "windows": state.windows, "best": state.best}
-        save_checkpoint(path, state.model, state.optimizer, state.scaler, state.step, **extra)
-        delete_older(self.path, state.step, config.keep_checkpoints, state.best and state.best["step"])
-
-    def load(self, path, state):
-        """Put a checkpoint into `state`. The settings of its optimizer stay."""
-        with keeping_settings(state.optimizer):
-            record = load_checkpoint(path, state.model, state.optimizer, state.scaler)
-        state.step, state.windows = record["step"], record["extra"]["windows"]
-        state.best, state.history = record["extra"]["best"], read_history(self.path, state.step)
-
-# %% ch05_training.ipynb #e6a574a1
 class Trainer:
-    """Trains a GPT: Trainer(model, config, train_data, val_data, run_dir).fit(). A dict a step in .history.
-
-    With a run_dir everything is kept in a RunFolder; .resume() goes on from its newest checkpoint.
-    """
+    """Trains a GPT. Without a run_dir nothing is kept on disk."""
 
     def __init__(self, model, config, train_data, val_data=None, run_dir=None):
         check_run(model.config, *(data for data in (train_data, val_data) if data is not None))
@@ -130,9 +84,9 @@ class Trainer:
         return self.state.history
 
     def fit(self, watch=None):
-        """Train to config.steps; returns the history. watch, if given, is called with it after each step.
+        """Train to config.steps; returns the history. watch is called with it after each step.
 
-        Ctrl-C or SIGTERM waits for the step, saves and stops; a second one stops at once.
+        A first Ctrl-C or SIGTERM waits for the step, saves and stops; a second one stops at once.
         """
         c, state = self.config, self.state
         state.model.train()
@@ -158,7 +112,7 @@ class Trainer:
         return self.state.step == self.config.steps or (every and self.state.step % every == 0)
 
     def take_step(self):
-        """train_step with the windows that come next; returns its numbers."""
+        """train_step with the windows that come next."""
         c, first, began = self.config, self.state.windows, time.perf_counter()
         places = [first + i * c.batch_size for i in range(c.grad_accum)]
         batches = [self.train_data.windows(place, c.batch_size, c.seed) for place in places]
@@ -188,12 +142,9 @@ class Trainer:
             self.folder.save(self.state, self.config, data=self.texts)
 
     def resume(self):
-        """Go back to the newest whole checkpoint of run_dir; returns self: .resume().fit() goes on.
+        """Go back to the newest whole checkpoint; returns self, so that .resume().fit() goes on.
 
-        ValueError when the run was trained on another text. A warning when the learning rate now rises.
+        ValueError when the text is another one, a warning when the learning rate now rises.
         """
-        path, record = newest_whole(self.folder.path)
-        check_same_text(record["extra"]["data"], self.texts, self.folder.path)
-        self.folder.load(path, self.state)
-        warn_of_rising_rate(TrainConfig(**record["extra"]["train"]), self.config, self.state.step)
+        self.folder.load(self.state, self.config, self.texts)
         return self
