@@ -1,4 +1,4 @@
-"""A text as batches: windows to train on, windows in order to measure on, and what counting reaches."""
+"""A text as batches: windows in random order to train on, all of them in order to measure on."""
 
 # Written by `make export` from ch05_training.ipynb; change it there.
 
