@@ -1,4 +1,4 @@
-"""A text as batches: windows to train on, windows in order to measure on, and what counting reaches."""
+"""A text as batches: windows in random order to train on, all of them in order to measure on."""
 
 # Written by `make export` from ch05_training.ipynb; change it there.
 
@@ -27,7 +27,7 @@ def epoch_order(n_tokens, context_length, epoch, seed):
 class TokenDataset:
     """A stream of token ids, (N,) of any integer type, as windows of context_length.
 
-    n_bytes: of the text, for bits per byte. ValueError for floats and for fewer tokens than two windows.
+    n_bytes: of the text, for bits per byte. ValueError for fewer tokens than two windows.
     """
 
     def __init__(self, token_ids, context_length, n_bytes=None, name="the text"):
@@ -35,9 +35,7 @@ class TokenDataset:
         if len(token_ids) < 2 * context_length:
             few = f"{len(token_ids)} tokens are too few for context_length={context_length}"
             raise ValueError(f"{few}; give at least {2 * context_length} or a shorter context")
-        if token_ids.dtype.kind not in "iu":  # signed or unsigned integers
-            raise ValueError(f"expected whole numbers as token_ids, got {token_ids.dtype}")
-        self.token_ids = torch.from_numpy(token_ids.astype(np.int64))
+        self.token_ids = torch.from_numpy(token_ids.astype(np.int64, casting="same_kind"))  # no floats
         self.context_length, self.n_bytes, self.name = context_length, n_bytes, name
         self.n_windows = (len(token_ids) - context_length) // context_length  # in an epoch
 
