@@ -6,29 +6,19 @@ from dataclasses import asdict, is_dataclass
 
 import torch
 
-from .files import random_states, read_checkpoint, set_random_states, write_checkpoint
+from .files import random_states, read_checkpoint, set_random_states, weights_of, write_checkpoint
 from .resuming import check_same_model
 
 __all__ = [
-    "weights_of",
     "save_checkpoint",
     "load_checkpoint",
 ]
 
-# %% ch05_training.ipynb #2ac122e6
-def weights_of(model):
-    """{name: tensor} of parameters and buffers. A tied one comes once, torch.compile's prefix not at all."""
-    once = {}
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        once.setdefault(id(tensor), (name.removeprefix("_orig_mod."), tensor))
-    return dict(once.values())
-
-
+# %% ch05_training.ipynb #6f8ac957
 def save_checkpoint(path, model, optimizer=None, scaler=None, step=0, **extra):
-    """Write model, optimizer, scaler, random states and step to one safetensors file, whole or not at all.
+    """Write everything to one safetensors file, whole or not at all. extra: whatever JSON can hold.
 
-    model: any module, with a configuration or without. optimizer: any that has a state_dict. extra: anything
-    JSON can hold, given back by load_checkpoint.
+    model: any module. optimizer: any that has a state_dict.
     """
     weights, config = weights_of(model), getattr(model, "config", None)
     record = {"step": step, "extra": extra, "weights": weights}
@@ -38,13 +28,12 @@ def save_checkpoint(path, model, optimizer=None, scaler=None, step=0, **extra):
     record["random"] = random_states(next(iter(weights.values())).device)
     write_checkpoint(path, record)
 
-# %% ch05_training.ipynb #a60e1dad
+# %% ch05_training.ipynb #017b8a84
 @torch.no_grad()
 def load_checkpoint(path, model, optimizer=None, scaler=None):
-    """Put a checkpoint back into model, optimizer, scaler and random states; returns its record.
+    """Put a checkpoint back into model, optimizer, scaler and random states; returns its record, a dict.
 
-    The record is a dict of step, extra and more. The model keeps its dtype and its device. ValueError when
-    the checkpoint is of another architecture: it names what differs first, and nothing is changed.
+    The model keeps its dtype and device. ValueError, before anything changes, for another architecture.
     """
     _, record = read_checkpoint(path)
     weights = weights_of(model)

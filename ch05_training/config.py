@@ -51,12 +51,19 @@ class TrainConfig:
         return warmup_cosine(step, self.max_lr, self.min_lr, self.warmup_steps, self.steps)
 
 
-def check_run(config, data):
+def check_run(config, *datasets):
     """ValueError when a model with this GPTConfig cannot read a dataset, said before the first step."""
-    T, highest = data.context_length, data.token_ids.max().item()
-    if T > config.context_length or highest >= config.vocab_size:
-        model = f"context_length={config.context_length} and vocab_size={config.vocab_size}"
-        raise ValueError(f"windows of {T} tokens and the id {highest} do not fit a model of {model}")
+    for data in datasets:
+        T, highest = data.context_length, data.token_ids.max().item()
+        if T > config.context_length or highest >= config.vocab_size:
+            model = f"context_length={config.context_length} and vocab_size={config.vocab_size}"
+            raise ValueError(f"windows of {T} tokens and the id {highest} do not fit a model of {model}")
+
+
+def compiled(function, device):
+    """A function as torch.compile translates it. ValueError, with the cause, when it cannot on a device."""
+    check_compiler(device)
+    return torch.compile(function)
 
 
 @functools.cache

@@ -103,6 +103,14 @@ def read_checkpoint(path):
         raise DamagedCheckpoint(f"{path} is not a whole checkpoint ({error}); {hint}") from None
 
 
+def weights_of(model):
+    """{name: tensor} of parameters and buffers. A tied one comes once, torch.compile's prefix not at all."""
+    once = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        once.setdefault(id(tensor), (name.removeprefix("_orig_mod."), tensor))
+    return dict(once.values())
+
+
 def random_states(device):
     """{where: state} of the random numbers: of the CPU, and of the GPU if the device is one."""
     states = {"cpu": torch.get_rng_state()}

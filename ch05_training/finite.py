@@ -1,5 +1,7 @@
 """Where in a model the first number that is not finite comes from. Written by hand."""
 
+import math
+
 import torch
 
 
@@ -29,3 +31,17 @@ def first_not_finite(model, batches):
             hook.remove()
     where = found[0] if found else "none: it arose in the loss or in the backward pass"
     return f"first module whose output is not finite: {where}"
+
+
+def check_finite(metrics, state, batches, autocast):
+    """FloatingPointError, with what and where, when the loss or the norm of the gradients is not finite.
+
+    In float16 an infinite gradient is the scaler's business, which then takes no step.
+    """
+    names = ["loss"] if state.scaler.is_enabled() else ["loss", "grad_norm"]
+    bad = [name for name in names if not math.isfinite(metrics[name])]
+    if bad:
+        device = next(state.model.parameters()).device
+        with autocast:
+            where = first_not_finite(state.model, [inputs.to(device) for inputs, _ in batches])
+        raise FloatingPointError(f"the {bad[0]} is {metrics[bad[0]]} at step {metrics['step']}; {where}")

@@ -5,11 +5,15 @@ import json
 import math
 import re
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from .checkpoint import load_checkpoint, save_checkpoint
+from .config import TrainConfig
 from .files import DamagedCheckpoint, naming, read_checkpoint, write_whole
+from .resuming import check_same_text, keeping_settings, warn_of_rising_rate
 
 # ---------------------------------------------------------------- checkpoints
 
@@ -45,7 +49,7 @@ def newest_whole(run_dir):
             if path == paths[0]:
                 raise
             what = str(error).split("; if this course")[0]
-            warnings.warn(f"{what}; going back to the checkpoint before it", stacklevel=3)
+            warnings.warn(f"{what}; going back to the checkpoint before it", stacklevel=4)
 
 
 def best_checkpoint(run_dir):
@@ -55,10 +59,26 @@ def best_checkpoint(run_dir):
     return next((path for path in checkpoint_paths(run_dir) if step_of(path) == best.get("step")), newest)
 
 
-def last_saved(run_dir):
-    """Where to go on from after an accident, in words."""
-    paths = checkpoint_paths(run_dir) if run_dir else []
-    return f"last good checkpoint: {paths[-1] if paths else 'none'}; go on from it with a lower max_lr"
+def delete_older(run_dir, step, keep, best):
+    """Delete the checkpoints up to `step` but for the last `keep` and that of step `best`.
+
+    What is newer than `step` was damaged, or the run would have gone on from there.
+    """
+    earlier = [path for path in checkpoint_paths(run_dir) if step_of(path) <= step]
+    for path in earlier[:-keep]:
+        if step_of(path) != best:
+            path.unlink()
+
+
+@contextlib.contextmanager
+def advising(run_dir):
+    """A FloatingPointError inside says what to go on from."""
+    try:
+        yield
+    except FloatingPointError as error:
+        paths = checkpoint_paths(run_dir)
+        advice = f"last good checkpoint: {paths[-1] if paths else 'none'}; go on from it with a lower max_lr"
+        raise FloatingPointError(f"{error}; {advice}") from None
 
 
 # ---------------------------------------------------------------- metrics
@@ -119,10 +139,11 @@ def tensorboard(folder, step):
 
 
 @contextlib.contextmanager
-def alone_in(run_dir):
+def alone_in(run_dir, new=False):
     """Inside, no other process can be here too, and what a killed one left half written is gone.
 
-    BlockingIOError when there is one. The lock ends with its process, however that ends.
+    BlockingIOError when there is one: its lock ends with it, however it ends. FileExistsError when a new run
+    would write over the checkpoints of another.
     """
     run_dir = Path(run_dir)
     with naming(run_dir):
@@ -132,14 +153,53 @@ def alone_in(run_dir):
     except Timeout:
         raise BlockingIOError(f"another process trains in {run_dir}; name another run_dir") from None
     with lock:
+        if new and checkpoint_paths(run_dir):
+            other = "go on with it by .resume().fit(), or name another run_dir"
+            newest = newest_checkpoint(run_dir).name
+            raise FileExistsError(f"{run_dir} holds a run already, up to {newest}; {other}")
         for left in run_dir.rglob("*.part"):
             left.unlink()
         yield
 
 
-def check_not_begun(run_dir):
-    """FileExistsError when there are checkpoints, which a new run would write over."""
-    if checkpoint_paths(run_dir):
-        other = "go on with it by .resume().fit(), or name another run_dir"
-        newest = newest_checkpoint(run_dir).name
-        raise FileExistsError(f"{run_dir} holds a run already, up to {newest}; {other}")
+# ---------------------------------------------------------------- all together
+
+
+class RunFolder:
+    """What is on disk of a run: metrics.jsonl, a line a step; checkpoints/; tensorboard/ where possible."""
+
+    def __init__(self, path):
+        self.path, self.draw = Path(path), lambda metrics: None
+
+    @contextlib.contextmanager
+    def writing(self, state):
+        """Inside, this process alone may train here, and a FloatingPointError says what to go on from."""
+        with alone_in(self.path, new=state.step == 0), advising(self.path):
+            write_history(self.path, state.history)  # without what came after the checkpoint
+            with tensorboard(self.path / "tensorboard", state.step + 1) as self.draw:
+                yield
+
+    def log(self, metrics):
+        append_metrics(self.path, metrics)
+        self.draw(metrics)
+
+    def save(self, state, config, **extra):
+        """Write a checkpoint; delete those that are neither new nor the best."""
+        path = self.path / "checkpoints" / f"step-{state.step:06}.safetensors"
+        extra |= {"train": asdict(config), "windows": state.windows, "best": state.best}
+        save_checkpoint(path, state.model, state.optimizer, state.scaler, state.step, **extra)
+        delete_older(self.path, state.step, config.keep_checkpoints, state.best and state.best["step"])
+
+    def load(self, state, config, texts):
+        """Put the newest whole checkpoint into `state`. The settings of its optimizer stay.
+
+        texts: the fingerprints of the text to train on and the held-out one; ValueError when they are others
+        than the run's. A warning for each damaged checkpoint, and when the learning rate now rises.
+        """
+        path, record = newest_whole(self.path)
+        check_same_text(record["extra"]["data"], texts, self.path)
+        with keeping_settings(state.optimizer):
+            load_checkpoint(path, state.model, state.optimizer, state.scaler)
+        state.step, state.windows = record["step"], record["extra"]["windows"]
+        state.best, state.history = record["extra"]["best"], read_history(self.path, state.step)
+        warn_of_rising_rate(TrainConfig(**record["extra"]["train"]), config, state.step)

@@ -1,17 +1,23 @@
 """What a person must know when a run goes on otherwise than it began. Written by hand: it teaches nothing."""
 
+import contextlib
 import warnings
 from dataclasses import asdict, is_dataclass
 
 NOT_IN_WEIGHTS = ("dropout", "backend", "init_std")  # may differ between a checkpoint and a model
 
 
-def check_same_text(then, now, run_dir):
-    """ValueError when two fingerprints of a TokenDataset are of two texts; either may be None."""
-    if then and now and then["sha256"] != now["sha256"]:
-        texts = ["{name} ({tokens:,} tokens, sha256 {sha256:.12})".format(**data) for data in (then, now)]
-        what = f"{run_dir} was trained with {texts[0]}, but this is {texts[1]}"
-        raise ValueError(f"{what}; give it the same text, or start a new run")
+def check_same_text(before, here, run_dir):
+    """ValueError when the texts of a run are others than before.
+
+    Both: {"train": fingerprint of a TokenDataset, "val": such a one or None}.
+    """
+    for part, verb in (("train", "trained"), ("val", "measured")):
+        then, now = before[part], here[part]
+        if then and now and then["sha256"] != now["sha256"]:
+            texts = ["{name} ({tokens:,} tokens, sha256 {sha256:.12})".format(**data) for data in (then, now)]
+            what = f"{run_dir} was {verb} with {texts[0]}, but this is {texts[1]}"
+            raise ValueError(f"{what}; give it the same text, or start a new run")
 
 
 def warn_of_rising_rate(old, new, step):
@@ -22,7 +28,7 @@ def warn_of_rising_rate(old, new, step):
         changed = [name for name in names if getattr(old, name) != getattr(new, name)]
         why = ", ".join(f"{name}={getattr(new, name)} instead of {getattr(old, name)}" for name in changed)
         rates = f"from {before:.1e} at step {step} to {after:.1e} at step {step + 1}"
-        warnings.warn(f"the learning rate rises {rates}: {why}", stacklevel=3)
+        warnings.warn(f"the learning rate rises {rates}: {why}", stacklevel=4)
 
 
 def check_same_model(record, weights, config, path):
@@ -37,3 +43,12 @@ def check_same_model(record, weights, config, path):
         if here.get(name) != there.get(name) and name not in NOT_IN_WEIGHTS:
             differs = f"{name}={there.get(name)!r}, but this one has {name}={here.get(name)!r}"
             raise ValueError(f"{path} holds a model with {differs}; build it with {name}={there.get(name)!r}")
+
+
+@contextlib.contextmanager
+def keeping_settings(optimizer):
+    """Inside, a load_state_dict changes an optimizer's memory, and not its settings, such as weight_decay."""
+    settings = [dict(group) for group in optimizer.param_groups]
+    yield
+    for group, kept in zip(optimizer.param_groups, settings, strict=True):
+        group.update(kept)

@@ -2,11 +2,9 @@
 
 # Written by `make export` from ch05_training.ipynb; change it there.
 
-import math
-
 import torch
 
-from .finite import first_not_finite
+from .finite import check_finite
 from .optimization import bits_per_byte, clip_grad_norm_, cross_entropy, perplexity, pick_precision
 
 __all__ = [
@@ -15,7 +13,7 @@ __all__ = [
     "evaluate",
 ]
 
-# %% ch05_training.ipynb #cfc2ae5e
+# %% ch05_training.ipynb #8ff2422a
 def summed_loss(model, inputs, targets, label_smoothing):
     """The loss of a micro-batch, both (B, T), summed over its targets."""
     logits = model(inputs)  # (B, T) -> (B, T, V)
@@ -25,8 +23,7 @@ def summed_loss(model, inputs, targets, label_smoothing):
 def train_step(state, batches, config, loss_of=summed_loss):
     """One optimizer step on a list of micro-batches, (inputs, targets), each (B, T); returns its numbers.
 
-    loss_of: summed_loss, or a compiled one. FloatingPointError when the loss or the gradient is not finite:
-    it names the first module whose output is not, and no weight has changed.
+    FloatingPointError, before any weight changes, when the loss or the gradient is not finite.
     """
     state.optimizer.zero_grad()  # first, since a step that was broken off may have left gradients
     device = next(state.model.parameters()).device
@@ -43,24 +40,19 @@ def train_step(state, batches, config, loss_of=summed_loss):
     state.scaler.unscale_(state.optimizer)
     norm = clip_grad_norm_(state.model.parameters(), config.max_norm)
     metrics = {"step": state.step + 1, "loss": float(total), "lr": group["lr"], "grad_norm": float(norm)}
-    bad = [name for name in ("loss", "grad_norm") if not math.isfinite(metrics[name])]
-    if bad and not (bad == ["grad_norm"] and state.scaler.is_enabled()):
-        with autocast:
-            where = first_not_finite(state.model, [inputs.to(device) for inputs, _ in batches])
-        raise FloatingPointError(f"the {bad[0]} is {metrics[bad[0]]} at step {state.step + 1}; {where}")
+    check_finite(metrics, state, batches, autocast)
     state.scaler.step(state.optimizer)  # takes no step when a float16 gradient was infinite
     state.scaler.update()
     state.step += 1
     state.windows += sum(len(inputs) for inputs, _ in batches)
-    return metrics | ({"scale": state.scaler.get_scale()} if state.scaler.is_enabled() else {})
+    return metrics | {"scale": state.scaler.get_scale()}
 
-# %% ch05_training.ipynb #8381a21e
+# %% ch05_training.ipynb #83f25da7
 @torch.no_grad()
 def evaluate(model, data, batch_size=32, precision=torch.float32, asked=()):
     """Loss (nats a token), perplexity and, when data.n_bytes is known, bits per byte, over all of `data`.
 
-    asked: evaluation breaks off, and gives None, once there is something in this list. ZeroDivisionError when
-    there is no target in the data.
+    asked: once there is something in this list, evaluation breaks off.
     """
     was_training, total, count = model.training, 0.0, 0
     device = next(model.parameters()).device
@@ -74,7 +66,5 @@ def evaluate(model, data, batch_size=32, precision=torch.float32, asked=()):
         if asked:
             break
     model.train(was_training)
-    if asked:
-        return None
     result = {"loss": total / count, "perplexity": perplexity(total / count)}
     return result | ({"bits_per_byte": bits_per_byte(total, data.n_bytes)} if data.n_bytes else {})

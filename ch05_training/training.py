@@ -4,29 +4,18 @@
 
 import contextlib
 import time
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 from tqdm import tqdm
 
 from .checkpoint import load_checkpoint, save_checkpoint
-from .config import TrainConfig, check_compiler, check_run
+from .config import TrainConfig, check_run, compiled
 from .data import TokenDataset
-from .folder import (
-    alone_in,
-    append_metrics,
-    check_not_begun,
-    checkpoint_paths,
-    last_saved,
-    newest_whole,
-    read_history,
-    step_of,
-    tensorboard,
-    write_history,
-)
+from .folder import RunFolder
 from .interrupts import interrupts_wait, stop
+from .machines import pick_device
 from .optimization import (
     AdamW,
     bits_per_byte,
@@ -34,24 +23,23 @@ from .optimization import (
     cross_entropy,
     parameter_groups,
     perplexity,
-    pick_device,
     pick_precision,
     warmup_cosine,
 )
-from .resuming import check_same_text, warn_of_rising_rate
 from .step import evaluate, summed_loss, train_step
 
 __all__ = [
     "TrainState",
-    "RunFolder",
     "Trainer",
     "TokenDataset",
-    "TrainConfig",
     "bits_per_byte",
     "clip_grad_norm_",
     "cross_entropy",
     "perplexity",
     "warmup_cosine",
+    "TrainConfig",
+    "load_checkpoint",
+    "save_checkpoint",
 ]
 
 # %% ch05_training.ipynb #08ffb542
@@ -77,75 +65,28 @@ class TrainState:
         torch.manual_seed(config.seed)  # for dropout
         return cls(model, optimizer, torch.amp.GradScaler(device.type, enabled=in_float16))
 
-# %% ch05_training.ipynb #e282c64c
-class RunFolder:
-    """What is on disk of a run: metrics.jsonl, a line a step, and checkpoints/."""
-
-    def __init__(self, path):
-        self.path, self.draw = Path(path), lambda metrics: None
-
-    @contextlib.contextmanager
-    def writing(self, state):
-        """Inside, this process alone may train here. FileExistsError when a new run would replace another."""
-        with alone_in(self.path):
-            if state.step == 0:
-                check_not_begun(self.path)
-            write_history(self.path, state.history)  # without what came after the checkpoint
-            with tensorboard(self.path / "tensorboard", state.step + 1) as self.draw:
-                yield
-
-    def log(self, metrics):
-        append_metrics(self.path, metrics)
-        self.draw(metrics)
-
-    def save(self, state, config, **extra):
-        """Write a checkpoint; delete those that are neither new nor the best."""
-        path = self.path / "checkpoints" / f"step-{state.step:06}.safetensors"
-        extra |= {"train": asdict(config), "windows": state.windows, "best": state.best}
-        save_checkpoint(path, state.model, state.optimizer, state.scaler, state.step, **extra)
-        earlier = [old for old in checkpoint_paths(self.path) if step_of(old) <= state.step]
-        for old in earlier[: -config.keep_checkpoints]:
-            if step_of(old) != (state.best or {}).get("step"):
-                old.unlink()
-
-    def load(self, path, state):
-        """Put a checkpoint into `state`, but for the settings of its optimizer, such as weight_decay."""
-        settings = [dict(group) for group in state.optimizer.param_groups]
-        record = load_checkpoint(path, state.model, state.optimizer, state.scaler)
-        for group, kept in zip(state.optimizer.param_groups, settings, strict=True):
-            group.update(kept)
-        state.step, state.windows = record["step"], record["extra"]["windows"]
-        state.best, state.history = record["extra"]["best"], read_history(self.path, state.step)
-
-# %% ch05_training.ipynb #6c02ac8e
+# %% ch05_training.ipynb #2b61a1d9
 class Trainer:
-    """Trains a GPT: Trainer(model, config, train_data, val_data, run_dir).fit(). A dict a step in .history.
-
-    With a run_dir everything is kept in a RunFolder; .resume() goes on from its newest checkpoint.
-    """
+    """Trains a GPT. Without a run_dir nothing is kept on disk."""
 
     def __init__(self, model, config, train_data, val_data=None, run_dir=None):
-        for data in [train_data] if val_data is None else [train_data, val_data]:
-            check_run(model.config, data)
+        check_run(model.config, *(data for data in (train_data, val_data) if data is not None))
         self.config, self.train_data, self.val_data = config, train_data, val_data
         self.folder = RunFolder(run_dir) if run_dir else None
         self.device = pick_device(config.device)
         self.precision = pick_precision(config.precision, self.device)
-        self.loss_of = summed_loss
-        if config.compile:
-            check_compiler(self.device)
-            self.loss_of = torch.compile(summed_loss)
+        self.loss_of = compiled(summed_loss, self.device) if config.compile else summed_loss
         self.state = TrainState.start(model, config)
+        self.texts = {"train": train_data.fingerprint, "val": val_data and val_data.fingerprint}
 
     @property
     def history(self):
         return self.state.history
 
     def fit(self, watch=None):
-        """Train to config.steps; returns the history. watch, if given, is called with it after each step.
+        """Train to config.steps; returns the history. watch is called with it after each step.
 
-        A first Ctrl-C, SIGTERM or SIGHUP waits for the step, saves and stops by a KeyboardInterrupt or a
-        SystemExit; a second one stops at once. FloatingPointError as in train_step.
+        A first Ctrl-C or SIGTERM waits for the step, saves and stops; a second one stops at once.
         """
         c, state = self.config, self.state
         state.model.train()
@@ -159,8 +100,7 @@ class Trainer:
                 if self.due(c.checkpoint_every) or improved or asked:
                     self.save()
                 bar.update()
-                shown = {name: f"{metrics[name]:.3g}" for name in ("loss", "lr")}
-                bar.set_postfix(shown | {"tokens/s": f"{metrics['tokens_per_s']:,}"}, refresh=False)
+                bar.set_postfix(loss=f"{metrics['loss']:.3f}", lr=f"{metrics['lr']:.1e}", refresh=False)
                 if watch:
                     watch(state.history)
                 if asked:
@@ -172,14 +112,11 @@ class Trainer:
         return self.state.step == self.config.steps or (every and self.state.step % every == 0)
 
     def take_step(self):
-        """train_step with the windows that come next; returns its numbers, with the tokens a second."""
+        """train_step with the windows that come next."""
         c, first, began = self.config, self.state.windows, time.perf_counter()
         places = [first + i * c.batch_size for i in range(c.grad_accum)]
         batches = [self.train_data.windows(place, c.batch_size, c.seed) for place in places]
-        try:
-            metrics = train_step(self.state, batches, c, self.loss_of)
-        except FloatingPointError as error:
-            raise FloatingPointError(f"{error}; {last_saved(self.folder and self.folder.path)}") from None
+        metrics = train_step(self.state, batches, c, self.loss_of)
         n_tokens = sum(inputs.numel() for inputs, _ in batches)
         return metrics | {"tokens_per_s": round(n_tokens / (time.perf_counter() - began))}
 
@@ -188,34 +125,26 @@ class Trainer:
         if self.val_data is None:
             return False
         result = evaluate(self.state.model, self.val_data, 4 * self.config.batch_size, self.precision, asked)
-        metrics |= {f"val_{name}": value for name, value in (result or {}).items()}
-        improved = result and (not self.state.best or result["loss"] < self.state.best["val_loss"])
-        if improved:
+        if not asked:
+            metrics |= {f"val_{name}": value for name, value in result.items()}
+        lower = self.state.best is None or result["loss"] < self.state.best["val_loss"]
+        if lower and not asked:
             self.state.best = {"step": self.state.step, "val_loss": result["loss"]}
-        return improved
+        return lower
 
     def log(self, metrics):
-        """Keep the numbers of a step, in history and on disk."""
         self.state.history.append(metrics)
         if self.folder:
             self.folder.log(metrics)
 
-    def texts(self):
-        return {"train": self.train_data.fingerprint, "val": self.val_data and self.val_data.fingerprint}
-
     def save(self):
-        """Write a checkpoint. Without a run_dir: nothing."""
         if self.folder:
-            self.folder.save(self.state, self.config, data=self.texts())
+            self.folder.save(self.state, self.config, data=self.texts)
 
     def resume(self):
-        """Go back to the newest whole checkpoint of run_dir; returns self: .resume().fit() goes on.
+        """Go back to the newest whole checkpoint; returns self, so that .resume().fit() goes on.
 
-        ValueError when the run was trained on another text. A warning when the learning rate now rises.
+        ValueError when the text is another one, a warning when the learning rate now rises.
         """
-        path, record = newest_whole(self.folder.path)
-        for part, now in self.texts().items():
-            check_same_text(record["extra"]["data"][part], now, self.folder.path)
-        self.folder.load(path, self.state)
-        warn_of_rising_rate(TrainConfig(**record["extra"]["train"]), self.config, self.state.step)
+        self.folder.load(self.state, self.config, self.texts)
         return self

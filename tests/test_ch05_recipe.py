@@ -2,36 +2,41 @@
 
 import contextlib
 import copy
+import hashlib
 import math
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ch04_transformer.transformer import GPT, GPTConfig
-from ch05_training import optimization
+from ch05_training import machines
+from ch05_training.baselines import baseline_losses, bigram_losses
 from ch05_training.config import check_compiler, why_not_compiled
-from ch05_training.data import TokenDataset, baseline_losses
+from ch05_training.data import TokenDataset
+from ch05_training.fused_loss import fused_cross_entropy
+from ch05_training.machines import mps_agrees, pick_device, practice_run
 from ch05_training.optimization import (
     AdamW,
     bits_per_byte,
     clip_grad_norm_,
     cross_entropy,
-    mps_agrees,
     parameter_groups,
     perplexity,
-    pick_device,
     pick_precision,
-    practice_run,
     warmup_cosine,
 )
 
@@ -52,38 +57,55 @@ def small(**changes):
 # ---------------------------------------------------------------- loss
 
 
+BOTH = pytest.mark.parametrize("ours", [cross_entropy, fused_cross_entropy])
+
+
+@BOTH
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize("ignored", [-100, 3])
 # guards against: ignored targets that reach the loss
-def test_cross_entropy_equals_pytorch(smoothing, reduction, ignored):
+def test_cross_entropy_equals_pytorch(ours, smoothing, reduction, ignored):
     logits = (torch.randn(4, 6, 10) * 20).requires_grad_()
     targets = torch.randint(10, (4, 6))
     targets[0, :4] = ignored
-    results = []
     options = {"label_smoothing": smoothing, "ignore_index": ignored, "reduction": reduction}
-    for loss in (
-        cross_entropy(logits, targets, **options),
+    losses = (
+        ours(logits, targets, **options),
         F.cross_entropy(logits.flatten(0, 1), targets.flatten(), **options),
-    ):
-        results.append((loss, torch.autograd.grad(loss, logits)[0]))
-    for ours, theirs in zip(*results):
-        assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    )
+    gradients = [torch.autograd.grad(loss, logits)[0] for loss in losses]
+    assert torch.allclose(*losses, rtol=1e-5, atol=1e-6)
+    assert torch.allclose(*gradients, rtol=1e-5, atol=1e-6)
 
 
+@BOTH
+@pytest.mark.parametrize("shape", [(10,), (1, 10), (2, 3, 4, 10), (0, 10)])
+def test_cross_entropy_takes_any_shape(ours, shape):
+    logits, targets = torch.randn(shape).double(), torch.randint(10, shape[:-1])
+    expected = F.cross_entropy(logits.reshape(-1, 10), targets.reshape(-1), reduction="sum")
+    found = ours(logits, targets, reduction="sum")
+    assert torch.allclose(found, expected, atol=1e-12) and found.dtype == torch.float64
+
+
+@BOTH
 # guards against: ignored targets that reach the loss
-def test_cross_entropy_with_nothing_to_count_is_zero():
+def test_cross_entropy_with_nothing_to_count_is_zero(ours):
     logits = torch.randn(3, 10, requires_grad=True)
-    loss = cross_entropy(logits, torch.full((3,), -100), 0.1)
+    loss = ours(logits, torch.full((3,), -100), 0.1)
     loss.backward()
     assert loss.item() == 0 and (logits.grad == 0).all()
 
 
+@BOTH
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_cross_entropy_of_16_bit_logits_is_computed_in_32(dtype):
+def test_cross_entropy_of_16_bit_logits_is_computed_in_32(ours, dtype):
+    """Inside autocast too, whose log_softmax stays in 16 bits on a CPU."""
     logits, targets = torch.randn(8, 4000).to(dtype), torch.randint(4000, (8,))
-    loss = cross_entropy(logits, targets)
-    assert loss.dtype == torch.float32 and torch.equal(loss, cross_entropy(logits.float(), targets))
+    for on in (False, True):
+        with torch.autocast("cpu", dtype, enabled=on):
+            loss = ours(logits, targets)
+        assert loss.dtype == torch.float32 and torch.equal(loss, ours(logits.float(), targets))
 
 
 def test_perplexity_and_bits_per_byte():
@@ -91,17 +113,52 @@ def test_perplexity_and_bits_per_byte():
     assert bits_per_byte(10 * math.log(2), 5) == pytest.approx(2)
 
 
-def test_baselines_by_hand_and_by_brute_force():
+def brute_force_bigram(seen, asked, vocab_size, prior):
+    total = 0.0
+    for a, b in zip(asked, asked[1:]):
+        p_b = (seen.count(b) + 1) / (len(seen) + vocab_size)
+        n_ab = sum(pair == (a, b) for pair in zip(seen, seen[1:]))
+        total -= math.log((n_ab + prior * p_b) / (seen[:-1].count(a) + prior))
+    return total / (len(asked) - 1)
+
+
+@pytest.mark.parametrize("prior", [1, 10, 1000])
+def test_bigram_equals_brute_force(prior):
+    generator = torch.Generator().manual_seed(0)
+    seen, asked = (torch.randint(5, (n,), generator=generator) for n in (60, 20))
+    expected = brute_force_bigram(seen.tolist(), asked.tolist(), 6, prior)
+    assert bigram_losses(seen, asked, 6, [prior])[prior] == pytest.approx(expected, rel=1e-5)
+
+
+def test_baselines_by_hand():
     train = TokenDataset(torch.tensor([0, 1, 0, 1, 0, 2, 0, 1]), 2)
     val = TokenDataset(torch.tensor([0, 1, 0, 2, 1]), 2)
     result = baseline_losses(train, val, 4)
     p = [5 / 12, 4 / 12, 2 / 12, 1 / 12]  # counts 4, 3, 1, 0, each plus one
-    pairs, before = {(0, 1): 3, (1, 0): 2, (0, 2): 1, (2, 0): 1}, {0: 4, 1: 2, 2: 1}
-    asked = [(0, 1), (1, 0), (0, 2), (2, 1)]
-    bigram = [(pairs.get(pair, 0) + p[pair[1]]) / (before[pair[0]] + 1) for pair in asked]
     assert result["uniform"] == pytest.approx(math.log(4))
-    assert result["unigram"] == pytest.approx(-sum(math.log(p[b]) for _, b in asked) / 4)
-    assert result["bigram"] == pytest.approx(-sum(map(math.log, bigram)) / 4)
+    assert result["unigram"] == pytest.approx(-sum(math.log(p[b]) for b in (1, 0, 2, 1)) / 4)
+    # counted in the first six, the pair (0, 1) at the end is likely: the fewer virtual counts the better
+    assert result["bigram"] == pytest.approx(
+        brute_force_bigram([0, 1, 0, 1, 0, 2, 0, 1], [0, 1, 0, 2, 1], 4, 1)
+    )
+
+
+def test_the_prior_is_chosen_on_training_text_alone():
+    """Two texts whose best priors differ: whole numbers in order for training, noise held out."""
+    order = torch.arange(400) % 10
+    noise = torch.randint(10, (200,), generator=torch.Generator().manual_seed(0))
+    train, val = TokenDataset(order, 8), TokenDataset(noise, 8)
+    expected = bigram_losses(order, noise, 10, [1, 1000])
+    assert expected[1000] < expected[1] == baseline_losses(train, val, 10)["bigram"]
+
+
+def test_the_bigram_is_tuned_on_the_plays(plays, tokenizer):
+    train = TokenDataset.from_texts([plays["hamlet"], plays["king-lear"]], tokenizer, 16)
+    val = TokenDataset.from_texts([plays["macbeth"]], tokenizer, 16)
+    V = tokenizer.n_vocab
+    tried = bigram_losses(train.token_ids, val.token_ids, V, (1, 3, 10, 30, 100, 300, 1000))
+    found = baseline_losses(train, val, V)["bigram"]
+    assert found < tried[1] - 0.1 and found < min(tried.values()) + 0.05
 
 
 def test_baselines_are_ordered_on_the_plays(plays, tokenizer):
@@ -114,11 +171,12 @@ def test_baselines_are_ordered_on_the_plays(plays, tokenizer):
 # ---------------------------------------------------------------- optimizer, schedule, clipping
 
 
+@BOTH
 @pytest.mark.parametrize(("logits", "targets"), [((3, 5), (2,)), ((2, 3, 5), (3, 2))])
-def test_logits_that_do_not_fit_their_targets_are_refused(logits, targets):
+def test_logits_that_do_not_fit_their_targets_are_refused(ours, logits, targets):
     """Without the check both give a number: of the first rows, or of a transposed batch."""
     with pytest.raises(ValueError, match=r"logits \(.*, 5\) do not fit targets \("):
-        cross_entropy(torch.zeros(logits), torch.zeros(targets, dtype=torch.long))
+        ours(torch.zeros(logits), torch.zeros(targets, dtype=torch.long))
 
 
 def test_one_text_is_not_a_list_of_letters(tokenizer):
@@ -128,7 +186,7 @@ def test_one_text_is_not_a_list_of_letters(tokenizer):
 
 def test_the_gradient_of_cross_entropy_is_written_once_and_says_so():
     logits = torch.randn(3, 5, requires_grad=True)
-    loss = cross_entropy(logits, torch.tensor([0, 4, 2]))
+    loss = fused_cross_entropy(logits, torch.tensor([0, 4, 2]))
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
@@ -137,11 +195,12 @@ def test_the_gradient_of_cross_entropy_is_written_once_and_says_so():
     )  # guess minus truth adds up to 0
 
 
-def test_cross_entropy_compiles():
+@BOTH
+def test_cross_entropy_compiles(ours):
     """As one graph, since the Trainer compiles the model and its loss together."""
     logits, targets = torch.randn(4, 6, requires_grad=True), torch.tensor([1, -100, 0, 5])
-    compiled = torch.compile(cross_entropy, backend="aot_eager", fullgraph=True)
-    for function in (compiled, cross_entropy):
+    compiled = torch.compile(ours, backend="aot_eager", fullgraph=True)
+    for function in (compiled, ours):
         logits.grad = None
         function(logits, targets, 0.1).backward()
         expected = torch.autograd.grad(F.cross_entropy(logits, targets, label_smoothing=0.1), logits)[0]
@@ -223,57 +282,115 @@ def test_decay_is_for_matrices_of_linear_layers_only(tied):
 # guards against: a schedule that starts at 0, divides by 0 or never peaks
 def test_schedule():
     rates = [warmup_cosine(step, 1.0, 0.1, 10, 100) for step in range(100)]
-    assert rates[0] == pytest.approx(0.1) and rates[9] == 1.0 == max(rates)
+    assert rates[0] == pytest.approx(0.1) and rates[9] == rates[10] == 1.0 == max(rates)
     assert rates[:10] == sorted(rates[:10]) and rates[9:] == sorted(rates[9:], reverse=True)
-    assert rates[-1] == pytest.approx(0.1)
-    halfway = warmup_cosine(9 + 45, 1.0, 0.1, 10, 100)
-    assert halfway == pytest.approx(0.55)
+    assert 0.1 < rates[-1] < 0.101 and warmup_cosine(100, 1.0, 0.1, 10, 100) == pytest.approx(0.1)
+    assert warmup_cosine(10 + 45, 1.0, 0.1, 10, 100) == pytest.approx(0.55)  # half way
     assert [warmup_cosine(step, 1.0, 0.1, 4, 4) for step in range(4)] == [0.25, 0.5, 0.75, 1.0]  # all warm-up
-    assert warmup_cosine(0, 1.0, 0.1, 0, 1) == pytest.approx(0.1)  # none, and one step
+    by_hand = [0.25, 0.5, 0.75, 1, 1, 0.853553, 0.5, 0.146447]
+    assert [warmup_cosine(step, 1.0, 0.0, 4, 8) for step in range(8)] == pytest.approx(by_hand, abs=1e-6)
 
 
-@pytest.mark.parametrize(("warmup", "total"), [(10, 100), (1, 7), (99, 100), (100, 100), (0, 50)])
+@pytest.mark.parametrize(("warmup", "total"), [(0, 1), (0, 2), (1, 1), (1, 2), (0, 50), (5, 5), (5, 6)])
+# guards against: a schedule that starts at 0, divides by 0 or never peaks
+def test_every_step_has_a_rate_and_the_peak_is_reached(warmup, total):
+    rates = [warmup_cosine(step, 3e-3, 0.0, warmup, total) for step in range(total)]
+    assert min(rates) > 0 and max(rates) == 3e-3 and rates[max(0, warmup - 1)] == 3e-3
+
+
+@pytest.mark.parametrize(("warmup", "total"), [(0, 1), (0, 6), (1, 6), (2, 6), (6, 6)])
+# guards against: a schedule that starts at 0, divides by 0 or never peaks
+def test_every_step_of_a_run_changes_the_weights(warmup, total):
+    model = GPT(small())
+    optimizer = AdamW(parameter_groups(model, 0.1))
+    for step in range(total):
+        before = torch.cat([p.detach().flatten() for p in model.parameters()])
+        ids = torch.randint(50, (2, 17))
+        for group in optimizer.param_groups:
+            group["lr"] = warmup_cosine(step, 3e-3, 0.0, warmup, total)
+        optimizer.zero_grad()
+        cross_entropy(model(ids[:, :-1]), ids[:, 1:]).backward()
+        optimizer.step()
+        assert not torch.equal(before, torch.cat([p.detach().flatten() for p in model.parameters()])), step
+
+
+@pytest.mark.parametrize(("warmup", "total"), [(10, 100), (1, 7), (2, 7), (99, 100), (9, 9), (0, 50), (0, 1)])
 # guards against: a schedule that starts at 0, divides by 0 or never peaks
 def test_schedule_equals_pytorch(warmup, total):
     clock = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-    start, last = max(0, warmup - 1), total - 1  # the steps with the peak and with the minimum
-    schedulers = []
-    if start:
-        schedulers.append(torch.optim.lr_scheduler.LinearLR(clock, 1 / warmup, 1.0, total_iters=start))
-    n = max(1, total - warmup)
-    schedulers.append(torch.optim.lr_scheduler.CosineAnnealingLR(clock, T_max=n, eta_min=0.1))
-    scheduler = schedulers[0]
-    if start:
-        scheduler = torch.optim.lr_scheduler.SequentialLR(clock, schedulers, milestones=[start])
-    shift = 0 if warmup else 1  # without a warm-up there is no step at the peak
-    if shift:
+    rise = torch.optim.lr_scheduler.LinearLR(clock, 1 / max(1, warmup), total_iters=max(1, warmup - 1))
+    fall = torch.optim.lr_scheduler.CosineAnnealingLR(clock, T_max=max(1, total - warmup), eta_min=0.1)
+    scheduler = torch.optim.lr_scheduler.SequentialLR(clock, [rise, fall], milestones=[warmup])
+    for step in range(total):
+        assert warmup_cosine(step, 1.0, 0.1, warmup, total) == pytest.approx(clock.param_groups[0]["lr"]), (
+            step
+        )
         clock.step(), scheduler.step()
-    for step in range(total - shift):
-        ours = warmup_cosine(step, 1.0, 0.1, warmup, total)
-        assert ours == pytest.approx(clock.param_groups[0]["lr"], abs=1e-6), step
-        clock.step(), scheduler.step()
-    assert warmup_cosine(last, 1.0, 0.1, warmup, total) == pytest.approx(1.0 if warmup == total else 0.1)
 
 
-@pytest.mark.parametrize("max_norm", [0.1, 1e6])
-def test_clipping_equals_pytorch(max_norm):
-    a, b = (nn.Linear(5, 7) for _ in range(2))
-    for module in (a, b):
-        for n, p in enumerate(module.parameters()):
-            p.grad = torch.linspace(-3, 2, p.numel()).view_as(p) + n
-    ours, theirs = (
-        clip_grad_norm_(a.parameters(), max_norm),
-        nn.utils.clip_grad_norm_(b.parameters(), max_norm),
-    )
-    assert torch.allclose(ours, theirs)
-    assert all(torch.allclose(p.grad, q.grad) for p, q in zip(a.parameters(), b.parameters()))
+def with_gradients(*gradients):
+    """Parameters of zeros with these gradients; None for none."""
+    params = [nn.Parameter(torch.zeros(3) if g is None else torch.zeros_like(g)) for g in gradients]
+    for p, g in zip(params, gradients):
+        p.grad = g if g is None else g.clone()
+    return params
+
+
+SHAPES = {  # how the parameters may be given
+    "a list": lambda params: params,
+    "a tuple": tuple,
+    "a generator": lambda params: (p for p in params),
+    "a map": lambda params: map(lambda p: p, params),
+    "one parameter": lambda params: params[0],
+    "a parameter without a gradient": lambda params: params[2],
+    "an empty list": lambda params: [],
+}
+GRADIENTS = {
+    "usual": (torch.tensor([[3.0, -4.0]]), torch.tensor([1.0, 2.0, -2.0]), None),
+    "zero": (torch.zeros(2), torch.zeros(1), None),
+    "infinite": (torch.tensor([math.inf, 1.0]), torch.tensor([2.0]), None),
+    "nan": (torch.tensor([math.nan, 1.0]), torch.tensor([2.0]), None),
+    "a scalar": (torch.tensor(5.0), torch.tensor([2.0]), None),
+    "mixed types": (torch.tensor([3.0, 4.0]).double(), torch.tensor([2.0]), None),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("gradients", GRADIENTS)
+def test_clipping_equals_pytorch(shape, gradients):
+    for max_norm in (0.0, 0.1, 1, 1e6, math.inf):
+        results = []
+        for clip in (clip_grad_norm_, nn.utils.clip_grad_norm_):
+            params = with_gradients(*GRADIENTS[gradients])
+            norm = clip(SHAPES[shape](params), max_norm)
+            results.append([norm, *(p.grad for p in params[:2])])
+        for ours, theirs in zip(*results):
+            assert ours.shape == theirs.shape and ours.dtype == theirs.dtype
+            assert torch.allclose(ours, theirs, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_clipping_of_16_bit_gradients_equals_pytorch(dtype):
+    gradients = torch.randn(50).to(dtype), torch.randn(4, 3).to(dtype)
+    results = []
+    for clip in (clip_grad_norm_, nn.utils.clip_grad_norm_):
+        params = [nn.Parameter(torch.zeros_like(g)) for g in gradients]
+        for p, g in zip(params, gradients):
+            p.grad = g.clone()
+        results.append([clip(params, 0.5), *(p.grad for p in params)])
+    assert all(torch.allclose(a.float(), b.float(), rtol=1e-2) for a, b in zip(*results))
+
+
+def test_clipping_of_a_used_up_generator_is_said():
+    model = nn.Linear(3, 2)
+    model(torch.ones(3)).sum().backward()
+    params = model.parameters()
+    before = clip_grad_norm_(params, 1e6)
+    with pytest.warns(UserWarning, match="nothing was clipped: .* is used up; give a list"):
+        assert before > 0 == clip_grad_norm_(params, 1e-3)
 
 
 # ---------------------------------------------------------------- data
-
-
-def test_clipping_without_gradients():
-    assert clip_grad_norm_([nn.Parameter(torch.ones(2))], 1.0).item() == 0.0
 
 
 # guards against: accumulation that loses batches
@@ -285,6 +402,60 @@ def test_an_epoch_takes_every_window_once():
         part = sorted(starts[epoch * per_epoch : (epoch + 1) * per_epoch])
         assert [b - a for a, b in zip(part, part[1:])] == [8] * (per_epoch - 1)
     assert starts[:per_epoch] != starts[per_epoch : 2 * per_epoch]
+
+
+@given(T=st.integers(1, 7), more=st.integers(0, 20), seed=st.integers(0, 9))
+@settings(max_examples=25, deadline=None)
+def test_every_window_of_a_stream_is_possible(T, more, seed):
+    """From the first token to the last; within an epoch the windows lie side by side."""
+    N = 2 * T + more
+    data = TokenDataset(torch.arange(N), T)
+    assert data.n_windows == (N - T) // T
+    starts = set()
+    for epoch in range(60 * T):
+        inputs, targets = data.windows(epoch * data.n_windows, data.n_windows, seed)
+        assert torch.equal(inputs + 1, targets) and inputs.shape == (data.n_windows, T)
+        first = sorted(inputs[:, 0].tolist())
+        assert first == list(range(first[0], first[0] + T * data.n_windows, T))
+        starts.update(first)
+    assert starts == set(range(N - T))
+
+
+def test_the_tail_of_the_report_is_reached():
+    """29 tokens in windows of 10: targets 20 to 28 were in no batch."""
+    data = TokenDataset(torch.arange(29), 10)
+    assert {t.item() for step in range(300) for t in data.batch(step, 1)[1].flatten()} == set(range(1, 29))
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 5])
+def test_windows_are_one_order_for_every_batch_size(data, batch_size):
+    """Batches are that order cut into pieces, so that a run can go on with another batch size."""
+    inputs, targets = data.windows(0, 60, seed=3)
+    batches = [data.batch(step, batch_size, seed=3) for step in range(60 // batch_size)]
+    for whole, parts in ((inputs, 0), (targets, 1)):
+        assert torch.equal(whole, torch.cat([batch[parts] for batch in batches]))
+    assert torch.equal(data.windows(17, 4, seed=3)[0], inputs[17:21])
+
+
+def test_a_fingerprint_tells_texts_apart(data):
+    assert data.fingerprint == TokenDataset(data.token_ids.int(), 8).fingerprint
+    assert data.fingerprint["name"] == "the text" and data.fingerprint["tokens"] == 400
+    other = data.token_ids.clone()
+    other[200] = (other[200] + 1) % 50
+    digests = {TokenDataset(ids, 16, name="x").fingerprint["sha256"] for ids in (other, data.token_ids[:-1])}
+    assert len(digests | {data.fingerprint["sha256"]}) == 3
+    by_hand = hashlib.sha256(struct.pack("<4q", 3, 1, 2, 0)).hexdigest()
+    assert TokenDataset([3, 1, 2, 0], 2).fingerprint["sha256"] == by_hand
+
+
+def test_data_stay_on_the_cpu_whatever_the_default_device():
+    expected = TokenDataset(range(100), 8).windows(5, 3)
+    torch.set_default_device("meta")
+    try:
+        found = TokenDataset(range(100), 8).windows(5, 3)
+    finally:
+        torch.set_default_device(None)
+    assert all(torch.equal(a, b) for a, b in zip(expected, found))
 
 
 # guards against: a resumed run that goes another way
@@ -314,16 +485,25 @@ def test_from_texts_counts_bytes_and_ends_texts(tokenizer):
 
 
 def test_ids_that_are_floats_are_not_rounded_to_ids():
-    with pytest.raises(ValueError, match="expected whole numbers as token_ids, got torch.float32"):
-        TokenDataset(torch.arange(40) / 2, 16)
+    for ids in (torch.arange(40) / 2, [0.0] * 40):
+        with pytest.raises(TypeError, match="Cannot cast array data from dtype.*float"):
+            TokenDataset(ids, 16)
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.int16, torch.int32])
 def test_ids_may_have_any_integer_type(dtype):
     ids = torch.arange(100)
     inputs, targets = TokenDataset(ids.to(dtype), 16).batch(0, 2)
     assert inputs.dtype == targets.dtype == torch.int64
     assert torch.equal(inputs, TokenDataset(ids, 16).batch(0, 2)[0])
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "uint32", "int64", ">i4"])
+def test_ids_may_be_a_file_that_is_only_read(tmp_path, dtype):
+    """As nanoGPT keeps them: a memmap of uint16, which cannot be written to."""
+    np.arange(100).astype(dtype).tofile(tmp_path / "ids.bin")
+    data = TokenDataset(np.memmap(tmp_path / "ids.bin", dtype=dtype, mode="r"), 16)
+    assert torch.equal(data.token_ids, torch.arange(100))
 
 
 def test_texts_may_be_a_generator(tokenizer):
@@ -440,9 +620,9 @@ def test_mps_may_round_otherwise(mac):
 
 def test_the_tolerance_is_between_rounding_and_16_bits():
     """As the docstring says: rounding, here that of another attention kernel, is ten times below 1e-4."""
-    right, ours = practice_run("cpu"), optimization.GPTConfig
+    right, ours = practice_run("cpu"), machines.GPTConfig
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(optimization, "GPTConfig", lambda *sizes, **more: ours(*sizes, **more, backend="eager"))
+        patch.setattr(machines, "GPTConfig", lambda *sizes, **more: ours(*sizes, **more, backend="eager"))
         eager = practice_run("cpu")
     off = [((eager[what] - right[what]).norm() / right[what].norm()).item() for what in right]
     assert 0 < max(off) < 1e-5
@@ -495,7 +675,8 @@ def in_16_bits(device, name, out, args):
 
 
 def no_clipping(device, name, out, args):
-    return None if name == "_foreach_mul_" else out()
+    """Of all that is multiplied in place, only the gradients are multiplied by a tensor."""
+    return args[0] if name == "mul_" and isinstance(args[1], torch.Tensor) else out()
 
 
 def no_update(device, name, out, args):
@@ -537,7 +718,7 @@ def test_an_mps_that_is_not_there_after_all_is_refused(mac, capsys):
 
 
 def test_what_is_named_and_cuda_come_without_the_check(mac, monkeypatch):
-    monkeypatch.setattr(optimization, "mps_agrees", lambda: pytest.fail("it was checked"))
+    monkeypatch.setattr(machines, "mps_agrees", lambda: pytest.fail("it was checked"))
     with contextlib.suppress(ValueError):  # "not available here", but on a Mac
         assert pick_device("mps").type == "mps"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

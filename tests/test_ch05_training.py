@@ -18,25 +18,27 @@ import warnings
 from dataclasses import fields
 from pathlib import Path
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from ch04_transformer.transformer import GPT, GPTConfig
-from ch05_training import training
+from ch05_training import config, training
 from ch05_training.config import check_compiler
 from ch05_training.curves import LivePlot, plot_history
 from ch05_training.data import TokenDataset
 from ch05_training.files import DamagedCheckpoint, digest_of, pack, read_checkpoint, unpack
 from ch05_training.finite import first_not_finite
-from ch05_training.folder import best_checkpoint, newest_checkpoint
+from ch05_training.folder import best_checkpoint, checkpoint_paths, newest_checkpoint
 from ch05_training.interrupts import NAMES
 from ch05_training.training import (
     AdamW,
     TrainConfig,
     Trainer,
-    checkpoint_paths,
     cross_entropy,
     evaluate,
     load_checkpoint,
@@ -268,7 +270,7 @@ def test_a_loss_that_is_no_number_stops_the_run(data):
     trainer = make_trainer(data)
     with torch.no_grad():
         trainer.state.model.lm_head.weight.fill_(math.nan)
-    with pytest.raises(FloatingPointError, match=r"the loss is nan at step 1; .*embedding.token .*: none;"):
+    with pytest.raises(FloatingPointError, match=r"the loss is nan at step 1; .*embedding.token "):
         trainer.fit()
 
 
@@ -899,7 +901,7 @@ def test_another_text_is_refused_and_both_are_named(data, tmp_path):
         trainer = make_trainer(train, tmp_path, val_data=val)
         untouched = weights(trainer)
         with pytest.raises(
-            ValueError, match=r"was trained with the plays \(400 tokens, sha256 \w{12}\), but"
+            ValueError, match=r"was (trained|measured) with the plays \(400 tokens, sha256 \w{12}\), but"
         ) as error:
             trainer.resume()
         assert "this is my letters (400 tokens, sha256 " in str(error.value)
@@ -1064,7 +1066,7 @@ class Compiled(nn.Module):
 def test_a_compiled_run_has_clean_checkpoints(data, tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(torch, "compile", lambda f: lambda *inputs: calls.append(f) or f(*inputs))
-    monkeypatch.setattr(training, "check_compiler", lambda device: None)
+    monkeypatch.setattr(config, "check_compiler", lambda device: None)
     trainer = make_trainer(data, tmp_path, compile=True, val_data=data)
     trainer.fit()
     assert len(calls) == 8
@@ -1140,10 +1142,10 @@ def test_speed_counts_the_tokens_of_a_step(data, monkeypatch):
     assert [m["tokens_per_s"] for m in history] == [2 * 2 * 3 * 16] * 2
 
 
-def test_the_bar_shows_loss_rate_and_tokens_a_second(data, capsys):
+def test_the_bar_shows_the_loss_and_the_rate(data, capsys):
     make_trainer(data).fit()
     shown = capsys.readouterr().err
-    assert "tokens/s=" in shown and "loss=" in shown and "lr=" in shown and "8/8" in shown
+    assert "loss=" in shown and "lr=" in shown and "8/8" in shown
 
 
 def test_watch_sees_every_step(data):
@@ -1167,6 +1169,97 @@ def test_live_plot_draws_seldom_and_at_the_end(data, n_steps):
     assert len(drawn) == 1
     texts = [text.get_text() for text in drawn[0].texts]
     assert texts == ["uniform", "bigram"] and len(drawn[0].lines) == 4
+
+
+@pytest.mark.parametrize("seconds", [0, 1000])
+def test_live_plot_shows_a_figure_and_then_that_figure_anew(monkeypatch, seconds):
+    """With a stand-in for the notebook: it displays once, and updates what it displayed."""
+    shown = []
+
+    class Handle:
+        def update(self, figure, metadata):
+            shown.append(("update", figure, metadata))
+
+    def display(figure, metadata, display_id):
+        shown.append(("display", figure, metadata))
+        return Handle() if display_id else None
+
+    def draw(height):
+        _, axes = plt.subplots()
+        axes.plot([0, height])
+        return axes
+
+    monkeypatch.setattr("IPython.display.display", display)
+    monkeypatch.setattr(plt, "get_backend", lambda: "module://matplotlib_inline.backend_inline")
+    live = LivePlot(draw, "a rising line", seconds)
+    for height in (1, 2):
+        live(height)
+    live(3, finished=True)
+    kinds, figures, metadata = zip(*shown, strict=True)
+    heights = [figure.axes[0].lines[0].get_ydata()[1] for figure in figures]
+    if seconds == 0:
+        assert kinds == ("display", "update", "update") and heights == [1, 2, 3]
+    else:
+        assert kinds == ("display",) and heights == [3]
+    assert all(data == {"image/png": {"alt": "a rising line"}} for data in metadata)
+    assert not any(plt.fignum_exists(figure.number) for figure in figures)  # or it is shown twice
+
+
+def test_a_loss_curve_has_axes_names_and_ink(data):
+    history = make_trainer(data, val_data=data, eval_every=4).fit()
+    axes = plot_history(history, 50)
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("step", "loss (nats a token)")
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["training", "held-out text"]
+    assert [text.get_text() for text in axes.texts] == ["uniform, ln 50"]
+    training, held_out, uniform = axes.lines
+    assert list(training.get_ydata()) == [m["loss"] for m in history]
+    assert list(held_out.get_xdata()) == [4, 8] and set(uniform.get_ydata()) == {math.log(50)}
+    axes.figure.canvas.draw()
+    ink = (np.asarray(axes.figure.canvas.buffer_rgba())[..., :3].min(axis=-1) < 128).mean()
+    assert 0.005 < ink < 0.2
+    plt.close(axes.figure)
+
+
+# ---------------------------------------------------------------- devices
+
+
+class Moves(TorchFunctionMode):
+    """Notes where token ids are sent."""
+
+    def __init__(self):
+        super().__init__()
+        self.sent = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch.Tensor.to and args[0].dtype == torch.int64:
+            self.sent.append(torch.device(args[1]))
+        return func(*args, **(kwargs or {}))
+
+
+def test_inputs_and_targets_go_to_the_device_of_the_model(data):
+    trainer = make_trainer(data, grad_accum=3)
+    with Moves() as step:
+        trainer.take_step()
+    with Moves() as evaluation:
+        evaluate(trainer.state.model, data, batch_size=10)
+    n_batches = len(list(data.in_order(10)))
+    assert step.sent == [torch.device("cpu")] * 6
+    assert evaluation.sent == [torch.device("cpu")] * 2 * n_batches
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_nothing_is_made_on_the_default_device(data, tmp_path, precision):
+    """A tensor made without `device=` would be one without numbers here, and could meet no other."""
+    options = {"val_data": data, "precision": precision, "model": small(dropout=0.1), "checkpoint_every": 4}
+    straight = make_trainer(data, tmp_path / "straight", **options)
+    straight.fit()
+    first, second = (make_trainer(data, tmp_path / "meta", **options) for _ in range(2))
+    with torch.device("meta"):
+        torch.default_generator.manual_seed(0)
+        first.fit()
+        newest_checkpoint(tmp_path / "meta").unlink()
+        second.resume().fit()
+    assert torch.equal(weights(straight), weights(first)) and torch.equal(weights(first), weights(second))
 
 
 # ---------------------------------------------------------------- bad input
