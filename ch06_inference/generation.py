@@ -139,8 +139,7 @@ class KVCache:
     @property
     def n_bytes(self):
         """The memory it has set aside."""
-        held = [t for layer in self.layers for t in (layer.keys, layer.values) if t is not None]
-        return sum(tensor.nbytes for tensor in held)
+        return sum(t.nbytes for layer in self.layers for t in (layer.keys, layer.values) if t is not None)
 
     def rewind(self, length):
         """Keep only the first `length` tokens. ValueError when there are fewer."""
