@@ -4,15 +4,19 @@ Written by hand, since the forms of these files teach nothing about language mod
 """
 
 import json
+import os
+import tempfile
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from .previous_chapters import GPT2_SPLIT_PATTERN, BPETokenizer, byte_of_character, special_pattern
 
 # GPT-2's words, but each digit is a piece of its own, and so white space before a digit stays together
 SMOLLM_SPLIT_PATTERN = r"'(?:[sdmt]|ll|ve|re)|\p{N}| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+"
+BYTES = byte_of_character()  # {character: byte}
+CHARACTERS = {byte: character for character, byte in BYTES.items()}
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] "
     "+ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
@@ -76,7 +80,11 @@ def what_is_there(folder):
 
 
 def read_weights(source):
-    """{name: tensor} of a folder, or of one .safetensors file. ValueError or OSError say what is wrong."""
+    """(folder, {name: tensor}) of a folder, one .safetensors file, or the name of a repository to fetch.
+
+    ValueError or OSError say what is wrong.
+    """
+    source = Path(source) if Path(source).exists() else fetch_model(str(source))
     if source.is_file() and source.suffix != ".safetensors":
         raise ValueError(f"{source}: expected a .safetensors file, or the folder of a model")
     weights = {}
@@ -89,7 +97,7 @@ def read_weights(source):
             raise ValueError(
                 f"{source} does not hold whole files ({file.name}: {error}); fetch them again"
             ) from None
-    return weights
+    return source if source.is_dir() else source.parent, weights
 
 
 def misfit(weights, expected):
@@ -150,9 +158,8 @@ def make_tokenizer(vocab, merges, special_tokens, added_tokens, pattern):
 
 def spelling(token):
     """A token as GPT-2's files write it, each byte as a printable character -> bytes."""
-    byte = byte_of_character()
     try:
-        return bytes(byte[character] for character in token)
+        return bytes(map(BYTES.__getitem__, token))
     except KeyError as error:
         raise ValueError(
             f"the token {token!r} holds {error}, which stands for no byte in GPT-2's spelling"
@@ -197,7 +204,7 @@ def read_vocab_and_merges(folder):
     """GPT-2's two files. A token that is neither a byte nor made by a merge is a special one."""
     ids, lines = read_json(folder / "vocab.json"), (folder / "merges.txt").read_text("utf-8").splitlines()
     merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
-    made = {left + right for left, right in merges} | set(byte_of_character())
+    made = {left + right for left, right in merges} | set(BYTES)
     special = {token: index for token, index in ids.items() if token not in made}
     return make_tokenizer(*tables(ids, merges, special), special, {}, GPT2_SPLIT_PATTERN)
 
@@ -277,10 +284,9 @@ def write_tokenizer(tokenizer, folder, context_length):
 
     ValueError for a special token that is spelt like an ordinary one: transformers could not tell them apart.
     """
-    character = {byte: character for character, byte in byte_of_character().items()}
 
     def spell(token):
-        return "".join(character[byte] for byte in token)
+        return "".join(map(CHARACTERS.__getitem__, token))
 
     ids = {spell(token): index for index, token in tokenizer.vocab.items()}
     special, added = tokenizer.special_tokens, getattr(tokenizer, "added_tokens", {})
@@ -327,3 +333,30 @@ def write_tokenizer(tokenizer, folder, context_length):
     if {"<|im_start|>", "<|im_end|>"} <= set(special):
         settings["chat_template"] = CHAT_TEMPLATE
     write_json(folder / "tokenizer_config.json", settings)
+
+
+def write_folder(folder, weights, config, tokenizer, context_length):
+    """Write config.json, weights and, unless it is None, a tokenizer; the folder appears whole or not at all.
+
+    Without a tokenizer no token ends a text. Returns the folder. FileExistsError when it exists already,
+    OSError when it cannot be written.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise FileExistsError(f"{folder} exists already; name a new folder")
+    ends = token_ids_for_config(tokenizer)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+            made = Path(temporary, folder.name)
+            made.mkdir()
+            write_json(made / "config.json", config | ends)
+            write_json(made / "generation_config.json", ends)
+            if tokenizer is not None:
+                write_tokenizer(tokenizer, made, context_length)
+            weights = {name: tensor.cpu() for name, tensor in weights.items()}
+            save_file(weights, made / "model.safetensors", {"format": "pt"})
+            os.replace(made, folder)
+    except (OSError, SafetensorError) as error:
+        raise OSError(f"{folder} was not written ({error}); make room, or name another place") from None
+    return folder

@@ -3,6 +3,7 @@
 Written by hand, since other people's names for settings teach nothing about language models.
 """
 
+from .model_folder import read_json
 from .previous_chapters import GPTConfig
 
 HF_SETTINGS = {  # ours: GPT-2's, Llama's
@@ -80,12 +81,20 @@ def config_to_hf(config):
     """GPTConfig -> the dict of a config.json for transformers; ValueError when it has no such model."""
     llama = hf_kind(config) == "llama"
     ours = vars(config) | {"n_kv_heads": config.kv_heads, "d_ff": config.ff_width}
+    ours["init_std"] = config.weight_std
     hf = {names[llama]: ours[our] for our, names in HF_SETTINGS.items() if names[llama]}
     if llama:
         kind = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_act": "silu"}
         return kind | hf | {"rope_theta": config.rope_theta}
     kind = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "activation_function": "gelu_new"}
     return kind | hf | dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), config.dropout)
+
+
+def read_config(folder, weights, **changes):
+    """The GPTConfig of a folder's config.json, else of the shapes of a GPT-2; with fields changed."""
+    if (folder / "config.json").exists():
+        return config_from_hf(read_json(folder / "config.json"), **changes)
+    return config_from_shapes(weights, **changes)
 
 
 def config_from_shapes(weights, **changes):

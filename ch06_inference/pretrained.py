@@ -2,30 +2,20 @@
 
 # Written by `make export` from ch06_real_model.ipynb; change it there.
 
-import os
-import tempfile
-from pathlib import Path
-
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 
 from .convert import from_hf, to_hf
 from .model_folder import (
     SMOLLM_SPLIT_PATTERN,
-    fetch_model,
     make_tokenizer,
     misfit,
-    read_json,
     read_tokenizer,
     read_weights,
     spelling,
-    token_ids_for_config,
-    write_json,
-    write_tokenizer,
+    write_folder,
 )
-from .model_settings import config_from_gguf, config_from_hf, config_from_shapes, config_to_hf
+from .model_settings import config_from_gguf, config_to_hf, read_config
 from .previous_chapters import GPT, package_file, pick_device
 from .weights_first import put_weights_first
 
@@ -144,13 +134,8 @@ def load_pretrained(source, dtype=torch.float32, device="auto", **changes):
     name of a repository, which huggingface_hub fetches. changes: fields of the GPTConfig, such as n_heads
     where no config.json says it. ValueError or OSError say what is missing or does not fit.
     """
-    path = Path(source)
-    path = path if path.exists() else fetch_model(str(source))
-    folder, weights = path if path.is_dir() else path.parent, read_weights(path)
-    if (folder / "config.json").exists():
-        config = config_from_hf(read_json(folder / "config.json"), **changes)
-    else:
-        config = config_from_shapes(weights, **changes)
+    folder, weights = read_weights(source)
+    config = read_config(folder, weights, **changes)
     tokenizer = read_tokenizer(folder, config.vocab_size)
     return build_model(config, from_hf(weights, config), dtype, device), tokenizer
 
@@ -166,22 +151,5 @@ def save_pretrained(model, folder, tokenizer=None):
     Without one nothing ends a text. The folder appears whole or not at all. ValueError for a model that is
     neither a GPT-2 nor a Llama; FileExistsError when the folder exists; OSError when it cannot be written.
     """
-    folder = Path(folder)
-    weights = {name: tensor.cpu() for name, tensor in to_hf(model.state_dict(), model.config).items()}
-    if folder.exists():
-        raise FileExistsError(f"{folder} exists already; name a new folder")
-    ends = token_ids_for_config(tokenizer)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-            made = Path(temporary, folder.name)
-            made.mkdir()
-            write_json(made / "config.json", config_to_hf(model.config) | ends)
-            write_json(made / "generation_config.json", ends)
-            if tokenizer is not None:
-                write_tokenizer(tokenizer, made, model.config.context_length)
-            save_file(weights, made / "model.safetensors", {"format": "pt"})
-            os.replace(made, folder)
-    except (OSError, SafetensorError) as error:
-        raise OSError(f"{folder} was not written ({error}); make room, or name another place") from None
-    return folder
+    weights, config = to_hf(model.state_dict(), model.config), config_to_hf(model.config)
+    return write_folder(folder, weights, config, tokenizer, model.config.context_length)

@@ -192,7 +192,7 @@ def test_our_models_load_into_transformers(config):
     assert not extra and missing in ([], ["lm_head.weight"])
     ids = torch.randint(97, (2, 32))
     assert (ours(ids) - theirs(ids).logits).abs().max() < 1e-5
-    assert config_from_hf(theirs.config.to_dict(), d_ff=config.d_ff) == config
+    assert config_from_hf(theirs.config.to_dict(), d_ff=config.d_ff, init_std=config.init_std) == config
 
 
 def test_conversion_shares_no_memory():

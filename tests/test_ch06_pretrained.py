@@ -33,10 +33,10 @@ from ch01_tokenization import corpus
 from ch01_tokenization.tokenizer import BPETokenizer
 from ch04_transformer.transformer import GPT, GPTConfig
 from ch06_inference import gpt as program
-from ch06_inference import pretrained
+from ch06_inference import model_folder, pretrained
 from ch06_inference.generation import generate, pad_left
 from ch06_inference.inference import SYSTEM_PROMPT, Chat, chat_ids, stream
-from ch06_inference.model_folder import read_tokenizer, write_tokenizer
+from ch06_inference.model_folder import BYTES, CHARACTERS, read_tokenizer, write_tokenizer
 from ch06_inference.model_settings import config_from_gguf, config_from_shapes
 from ch06_inference.pretrained import (
     GGUF_NAMES,
@@ -120,7 +120,7 @@ def their_ids(tokenizer, text):
 def test_the_configuration_of_smollm2(smollm2):
     model, tokenizer = smollm2
     preset = replace(GPTConfig.preset("llama-like"), context_length=8192)
-    assert replace(model.config, norm_eps=preset.norm_eps) == preset and not model.training
+    assert replace(model.config, norm_eps=preset.norm_eps, init_std=preset.init_std) == preset and not model.training
     assert model.config.norm_eps == pytest.approx(preset.norm_eps)  # kept in the file as float32
     assert tokenizer.n_vocab == model.config.vocab_size == 49152
     assert model.lm_head.weight is model.embedding.token.weight
@@ -835,21 +835,14 @@ def test_a_tokenizer_that_does_not_belong_to_the_model(copied, size):
 def their_gpt2(tmp_path_factory, gpt2):
     """{form: folder} of GPT-2's tokenizer as transformers writes and publishes it."""
     folder = tmp_path_factory.mktemp("theirs")
-    character = {byte: character for character, byte in corpus_bytes().items()}
-    ids = {"".join(character[byte] for byte in token): index for index, token in gpt2.vocab.items()}
-    merges = [" ".join("".join(character[byte] for byte in part) for part in pair) for pair in gpt2.merges]
+    ids = {"".join(CHARACTERS[byte] for byte in token): index for index, token in gpt2.vocab.items()}
+    merges = [" ".join("".join(CHARACTERS[byte] for byte in part) for part in pair) for pair in gpt2.merges]
     (folder / "two").mkdir()
     (folder / "two" / "vocab.json").write_text(json.dumps(ids | gpt2.special_tokens), encoding="utf-8")
     (folder / "two" / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")
     theirs = GPT2TokenizerFast.from_pretrained(folder / "two")
     theirs.save_pretrained(folder / "one")
     return theirs, folder
-
-
-def corpus_bytes():
-    from ch01_tokenization.exchange import byte_of_character
-
-    return byte_of_character()
 
 
 @pytest.mark.parametrize("form", ["one", "two"])
@@ -884,7 +877,7 @@ def test_added_tokens_of_a_tokenizer_json(their_gpt2, tmp_path, gpt2):
 def test_a_vocabulary_of_52000_ids_of_its_own(tmp_path):
     """Its first five are special tokens, as no merge makes them."""
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    ids = {token: n for n, token in enumerate([*special, *corpus_bytes(), "he", "Ġhe"])}
+    ids = {token: n for n, token in enumerate([*special, *BYTES, "he", "Ġhe"])}
     (tmp_path / "vocab.json").write_text(json.dumps(ids), encoding="utf-8")
     (tmp_path / "merges.txt").write_text("#version: 0.2\nh e\nĠ he\n", encoding="utf-8")
     tokenizer = read_tokenizer(tmp_path, 263)
@@ -1096,7 +1089,7 @@ def test_a_disk_that_is_full_leaves_nothing_half_written(
         (target if target.is_dir() is False else target / "x").write_bytes(b"half")
         raise error
 
-    monkeypatch.setattr(pretrained, writer, full)
+    monkeypatch.setattr(model_folder, writer, full)
     with pytest.raises(OSError, match=r"m was not written \(.*\); make room, or name another place"):
         save_pretrained(tiny(), tmp_path / "m", tokenizer_of_300)
     assert not list(tmp_path.iterdir())
