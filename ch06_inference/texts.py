@@ -245,10 +245,11 @@ def check_length(texts, tokenizer, context_length):
             )
 
 
-def fewer_steps(texts, config, context_length, passes=8, least=100):
+def fewer_steps(texts, config, context_length, passes=4, least=100):
     """A TrainConfig that reads a short text no more than `passes` times, which it says, but in `least` steps.
 
-    More would learn it by heart. A token is taken to be 3 bytes, as in the plays and in Chinese.
+    Up to 4 passes are nearly worth new text (Muennighoff et al. 2023); many more learn it by heart. A
+    token is taken to be 3 bytes, as in the plays and in Chinese.
     """
     n_tokens = sum(len(text.encode()) for text in texts.train.values()) / 3
     tokens_a_step = config.batch_size * config.grad_accum * context_length

@@ -294,12 +294,12 @@ def test_too_short_says_how_much_is_missing(tokenizer):
 
 
 def test_a_short_text_is_not_learned_by_heart(capsys):
-    """8 times 30,000 tokens of 3 bytes are 234 steps of 1,024 tokens; a longer text takes all steps."""
+    """4 times 30,000 tokens of 3 bytes are 117 steps of 1,024 tokens; a longer text takes all steps."""
     own, config = Texts({"a": "子" * 30_000}, {}), TrainConfig(steps=1400)
     fewer = fewer_steps(own, config, 128)
-    assert (fewer.steps, fewer.warmup_steps, fewer.eval_every) == (234, 23, 59)
-    assert "234 steps instead of 1400; to ask for more give --steps" in capsys.readouterr().out
-    for text, steps in (("a" * 900, 100), ("子" * 300_000, 1400)):
+    assert (fewer.steps, fewer.warmup_steps, fewer.eval_every) == (117, 11, 30)
+    assert "117 steps instead of 1400; to ask for more give --steps" in capsys.readouterr().out
+    for text, steps in (("a" * 900, 100), ("子" * 400_000, 1400)):
         assert fewer_steps(Texts({"a": text}, {}), config, 128).steps == steps
     assert fewer_steps(own, TrainConfig(steps=20, warmup_steps=2), 32).steps == 20
 
