@@ -872,7 +872,7 @@ def test_streams_that_are_closed(run, tmp_path):
 
 
 # guards against: interrupted writes
-def test_a_full_disk_at_the_end_of_a_training(tmp_path, capsys, monkeypatch):
+def test_a_full_disk_at_the_end_of_a_training(poem, tmp_path, capsys, monkeypatch):
     """The file is named, and the trained model is there."""
 
     def full(path, data, write_whole=assembly.write_whole):
@@ -881,7 +881,8 @@ def test_a_full_disk_at_the_end_of_a_training(tmp_path, capsys, monkeypatch):
         write_whole(path, data)
 
     monkeypatch.setattr(assembly, "write_whole", full)
-    fails(capsys, [*TINY, "--steps", "2", "--out", tmp_path], "No space left on device", "loss.png")
+    command = [*TINY, "--text", poem, "--steps", "2", "--out", tmp_path]
+    fails(capsys, command, "No space left on device", "loss.png")
     assert newest_checkpoint(next(tmp_path.iterdir())).name == "step-000002.safetensors"
 
 
@@ -901,7 +902,7 @@ def test_a_full_disk_names_the_file_and_leaves_nothing(run, tmp_path, command):
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
-def test_whoever_stops_a_training_hears_how_to_go_on(tmp_path, capsys, monkeypatch, name):
+def test_whoever_stops_a_training_hears_how_to_go_on(poem, tmp_path, capsys, monkeypatch, name):
     if not hasattr(signal, name):
         pytest.skip("not on this system")
 
@@ -912,7 +913,7 @@ def test_whoever_stops_a_training_hears_how_to_go_on(tmp_path, capsys, monkeypat
 
     monkeypatch.setattr(gpt.Trainer, "take_step", interrupted)
     with pytest.raises(SystemExit) as stopped:
-        gpt.main([*TINY, "--out", str(tmp_path)])
+        gpt.main([*TINY, "--text", str(poem), "--out", str(tmp_path)])
     run = next(tmp_path.iterdir())
     said = capsys.readouterr().err
     assert stopped.value.code == 128 + getattr(signal, name)
@@ -924,7 +925,7 @@ def test_whoever_stops_a_training_hears_how_to_go_on(tmp_path, capsys, monkeypat
     assert newest_checkpoint(run).name == "step-000020.safetensors"
 
 
-def test_two_signals_stop_at_once_and_say_what_is_saved(tmp_path, capsys, monkeypatch):
+def test_two_signals_stop_at_once_and_say_what_is_saved(poem, tmp_path, capsys, monkeypatch):
     """Nothing but what was saved before; of a run without a checkpoint nothing is promised."""
 
     take_step = gpt.Trainer.take_step
@@ -937,7 +938,7 @@ def test_two_signals_stop_at_once_and_say_what_is_saved(tmp_path, capsys, monkey
 
         monkeypatch.setattr(gpt.Trainer, "take_step", interrupted)
         with pytest.raises(SystemExit) as stopped:
-            gpt.main([*TINY, "--out", str(tmp_path)])
+            gpt.main([*TINY, "--text", str(poem), "--out", str(tmp_path)])
         assert stopped.value.code == 130 and words in capsys.readouterr().err
 
 
@@ -951,11 +952,11 @@ def test_going_on_for_longer_says_that_the_rate_rises(run, tmp_path, capsys):
     assert "steps=40 instead of 20" in lines[0]
 
 
-def test_the_alarm_of_chapter_5(tmp_path, capsys):
+def test_the_alarm_of_chapter_5(poem, tmp_path, capsys):
     """One line when the first loss is far above ln V, and none else."""
-    gpt.main([*TINY, "--steps", "2", "--out", str(tmp_path)])
+    gpt.main([*TINY, "--text", str(poem), "--steps", "2", "--out", str(tmp_path)])
     assert "warning" not in capsys.readouterr().err
-    gpt.main([*TINY, "--steps", "2", "--init-std", "1", "--out", str(tmp_path)])
+    gpt.main([*TINY, "--text", str(poem), "--steps", "2", "--init-std", "1", "--out", str(tmp_path)])
     lines = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
     assert (
         len(lines) == 1 and "ln V = 6.24" in lines[0] and "--init-std" in lines[0] and ".py" not in lines[0]
