@@ -192,7 +192,10 @@ def save_figure(figure, path):
 
 def run_settings(run):
     """The (GPTConfig, TrainConfig) that the newest checkpoint of a run was trained with."""
-    _, record = read_checkpoint(newest_checkpoint(run))
+    path = newest_checkpoint(run)
+    record = read_checkpoint(path)[1]
+    if "train" not in record["extra"]:
+        raise ValueError(f"{path} does not say how it was trained, so its training cannot go on")
     trained = record["extra"]["train"]
     return GPTConfig(**record["model"]), TrainConfig(**trained | {"betas": tuple(trained["betas"])})
 
@@ -206,9 +209,9 @@ def load_tokenizer(run):
 def load_run(run, device="auto"):
     """The model (in evaluation mode) and the tokenizer of a run."""
     run = Path(run)
-    tokenizer, (model_config, _) = load_tokenizer(run), run_settings(run)
-    model = GPT(model_config)
-    load_checkpoint(newest_checkpoint(run), model)
+    tokenizer, path = load_tokenizer(run), newest_checkpoint(run)
+    model = GPT(GPTConfig(**read_checkpoint(path)[1]["model"]))
+    load_checkpoint(path, model)
     return model.to(pick_device(device)).eval(), tokenizer
 
 

@@ -18,6 +18,7 @@ import torch
 from ch01_tokenization import corpus
 from ch01_tokenization.tokenizer import BPETokenizer
 from ch04_transformer.transformer import GPT, GPTConfig
+from ch05_training.checkpoint import save_checkpoint
 from ch05_training.data import TokenDataset
 from ch05_training.folder import checkpoint_paths, newest_checkpoint
 from ch05_training.step import evaluate
@@ -989,6 +990,15 @@ def test_half_a_checkpoint(run, tmp_path, capsys, command):
     newest.unlink()  # what the message says
     gpt.main([*map(str, arguments)])
     assert len(checkpoint_paths(copy)) == (2 if command == "resume" else 1)
+
+
+def test_a_checkpoint_that_no_trainer_saved(run, tmp_path, capsys):
+    """It speaks, and says why it cannot be trained on."""
+    copy = shutil.copytree(run, tmp_path / "copy")
+    save_checkpoint(newest_checkpoint(copy), gpt.load_run(copy)[0], step=20)
+    gpt.main(["generate", "--model", str(copy), "--max-new-tokens", "1"])
+    capsys.readouterr()
+    fails(capsys, ["train", "--resume", copy, "--steps", "30"], "does not say how it was trained")
 
 
 def test_missing_data_package(monkeypatch, tmp_path, capsys):
