@@ -339,11 +339,14 @@ def write_folder(folder, weights, config, tokenizer, context_length):
     """Write config.json, weights and, unless it is None, a tokenizer; the folder appears whole or not at all.
 
     Without a tokenizer no token ends a text. Returns the folder. FileExistsError when it exists already,
-    OSError when it cannot be written.
+    ValueError for a tokenizer with more ids than the model, OSError when it cannot be written.
     """
     folder = Path(folder)
     if folder.exists():
         raise FileExistsError(f"{folder} exists already; name a new folder")
+    if tokenizer is not None and tokenizer.n_vocab > config["vocab_size"]:
+        sizes = f"the tokenizer has {tokenizer.n_vocab:,} ids and the model {config['vocab_size']:,}"
+        raise ValueError(f"{sizes}: they do not belong together; export each model with its own")
     ends = token_ids_for_config(tokenizer)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -120,7 +120,10 @@ def their_ids(tokenizer, text):
 def test_the_configuration_of_smollm2(smollm2):
     model, tokenizer = smollm2
     preset = replace(GPTConfig.preset("llama-like"), context_length=8192)
-    assert replace(model.config, norm_eps=preset.norm_eps, init_std=preset.init_std) == preset and not model.training
+    assert (
+        replace(model.config, norm_eps=preset.norm_eps, init_std=preset.init_std) == preset
+        and not model.training
+    )
     assert model.config.norm_eps == pytest.approx(preset.norm_eps)  # kept in the file as float32
     assert tokenizer.n_vocab == model.config.vocab_size == 49152
     assert model.lm_head.weight is model.embedding.token.weight
@@ -1011,6 +1014,15 @@ def test_export_of_smollm2(smollm2, tmp_path, reference_tokenizer):
     assert (theirs.eos_token_id, theirs.bos_token_id) == (2, 1)
 
 
+def test_the_tokenizer_json_of_smollm2_is_read(smollm2, tmp_path, reference_tokenizer):
+    """In its published form: one step for digits, and one with GPT-2's pattern."""
+    reference_tokenizer.backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = read_tokenizer(tmp_path, 49152)
+    assert tokenizer.special_tokens == smollm2[1].special_tokens
+    for text in [*TEXTS, *PROMPTS, *random_texts(300)]:
+        assert tokenizer.encode_ordinary(text) == smollm2[1].encode_ordinary(text), ascii(text)
+
+
 def test_a_model_trained_here_runs_in_transformers(tmp_path):
     out = tmp_path / "runs"
     program.main(["train", "--preset", "tiny", "--device", "cpu", "--steps", "5", "--out", str(out)])
@@ -1091,6 +1103,12 @@ def test_a_disk_that_is_full_leaves_nothing_half_written(
 
     monkeypatch.setattr(model_folder, writer, full)
     with pytest.raises(OSError, match=r"m was not written \(.*\); make room, or name another place"):
+        save_pretrained(GPT(GPTConfig(**TINY | {"vocab_size": 300})), tmp_path / "m", tokenizer_of_300)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_export_with_somebody_elses_tokenizer_is_refused(tmp_path, tokenizer_of_300):
+    with pytest.raises(ValueError, match="the tokenizer has 300 ids and the model 9: they do not belong"):
         save_pretrained(tiny(), tmp_path / "m", tokenizer_of_300)
     assert not list(tmp_path.iterdir())
 
