@@ -1339,5 +1339,7 @@ def test_generation_stays_on_its_device(kind, use_cache):
     ids = torch.zeros(2, 5, dtype=torch.long, device="meta")
     text = generate(model, ids, 20, temperature=0, repetition_penalty=1.2, use_cache=use_cache)
     assert text.device.type == "meta" and text.shape == (2, 25)
+    first = next(generate_steps(model, ids, 5, eos_id=3, use_cache=use_cache, temperature=0))
+    assert first.device.type == "meta"
     positions, mask = skip_padding(3, 2, torch.tensor([1, 0], device="meta"))
     assert positions.device.type == mask.device.type == "meta" and mask.shape == (2, 1, 2, 5)
