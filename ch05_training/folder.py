@@ -34,7 +34,8 @@ def newest_checkpoint(run_dir):
     paths = checkpoint_paths(run_dir)
     if not paths:
         start = "name the folder of a run, or start one with: python -m ch06_inference.gpt train"
-        raise FileNotFoundError(f"{run_dir} is not a run: it has no checkpoints/step-*.safetensors; {start}")
+        missing = "it has no checkpoints/step-<number>.safetensors"
+        raise FileNotFoundError(f"{run_dir} is not a run: {missing}; {start}")
     return paths[-1]
 
 

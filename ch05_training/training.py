@@ -91,8 +91,8 @@ class Trainer:
         c, state = self.config, self.state
         state.model.train()
         folder = self.folder.writing(state) if self.folder else contextlib.nullcontext()
-        bar = tqdm(total=c.steps, initial=state.step, desc="training", unit="step", mininterval=0.5)
-        with folder, bar, interrupts_wait() as asked:
+        progress = dict(total=c.steps, initial=state.step, desc="training", unit="step", mininterval=0.5)
+        with folder, tqdm(**progress) as bar, interrupts_wait() as asked:
             while state.step < c.steps:
                 metrics = self.take_step()
                 improved = self.due(c.eval_every) and self.measure(metrics, asked)
