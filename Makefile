@@ -10,6 +10,9 @@ endif
 RUN := $(BIN)/python
 # Says what is coming, and when pip fails, why and what else to do.
 INSTALL := COMMAND="make $(or $(MAKECMDGOALS),gpt)" TORCH="$(TORCH)" $(RUN) tests/install.py
+# A text of the reader's own for `make gpt`, and what of it is held out: a share, or another file or folder.
+TEXT ?=
+HELD_OUT ?=
 # TORCH=cpu takes PyTorch's CPU build; PINS= takes the newest version of everything instead of the pinned ones.
 TORCH ?=
 PINS ?= -c constraints.txt
@@ -22,8 +25,8 @@ help:  ## show this list
 
 install: .venv/dev  ## install everything and stop there; TORCH=cpu takes PyTorch's smaller build without CUDA
 
-gpt: .venv/course  ## train a GPT on Shakespeare, about 2 minutes on 2 cores; everything goes to runs/
-	@$(RUN) -m ch06_inference.gpt train
+gpt: .venv/course  ## train a GPT on Shakespeare, or with TEXT="file or folder" on your own; it goes to runs/
+	@$(RUN) -m ch06_inference.gpt train $(if $(TEXT),--text "$(TEXT)") $(if $(HELD_OUT),--held-out "$(HELD_OUT)")
 
 chat: .venv/pretrained  ## talk with a real chat model through the code of this course
 	@$(RUN) -m ch06_inference.gpt chat

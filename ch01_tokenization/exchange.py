@@ -37,8 +37,11 @@ def write_tokenizer(path, tokenizer):
     }
     record = {"format": "bpe-tokenizer", "version": 1, "sha256": digest(body), "body": body}
     temporary = Path(f"{path}.part")
-    temporary.write_text(json.dumps(record), encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(json.dumps(record), encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)  # it is there only when the disk was full
 
 
 def digest(body):

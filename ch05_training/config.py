@@ -1,6 +1,4 @@
-"""What can be set about a training run, and what is checked before it begins."""
-
-# Written by `make export` from ch05_training.ipynb; change it there.
+"""What can be set about a training run, and what is checked before it begins. Written by hand."""
 
 import functools
 import os
@@ -14,17 +12,10 @@ from typing import Literal
 
 import torch
 
-from .data import TokenDataset
+from .optimization import warmup_cosine
 from .previous_chapters import Count, NotNegative, Positive, Share, Size, check_fields
 
-__all__ = [
-    "TrainConfig",
-    "check_run",
-    "check_compiler",
-    "why_not_compiled",
-]
 
-# %% ch05_training.ipynb #017b8a84
 @dataclass(frozen=True)
 class TrainConfig:
     """How a GPT is trained. A value that cannot work is refused with the field, the value and the rule."""
@@ -33,7 +24,7 @@ class TrainConfig:
     batch_size: Size = 8  # windows in a micro-batch
     grad_accum: Size = 1  # micro-batches in a step
     max_lr: Positive = 3e-3  # peak learning rate
-    min_lr: NotNegative = 0.0  # learning rate of the last step
+    min_lr: NotNegative = 0.0  # what the learning rate falls towards
     warmup_steps: Count = 50  # steps until the peak
     weight_decay: NotNegative = 0.1  # for matrices of linear layers only
     betas: tuple[Share, Share] = (0.9, 0.99)  # AdamW's running means
@@ -42,11 +33,11 @@ class TrainConfig:
     label_smoothing: Share = 0.0  # share of the loss that asks for a uniform guess
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps, ...
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of the matrix products
-    compile: bool = False  # let torch.compile make the model faster; its first step takes a minute
+    compile: bool = False  # let torch.compile translate the model for this machine; it takes a minute
     eval_every: Count = 250  # steps between evaluations on the held-out text; 0: only after the last step
     checkpoint_every: Count = 250  # steps between checkpoints; 0: only after the last step
     keep_checkpoints: Size = 2  # older ones are deleted, but for the best
-    seed: Count = 0  # of the weights, the batches and dropout
+    seed: Count = 0  # of the batches and dropout
 
     def __post_init__(self):
         check_fields(self)
@@ -55,17 +46,26 @@ class TrainConfig:
         if self.warmup_steps > self.steps:
             raise ValueError(f"warmup_steps={self.warmup_steps} must be at most steps={self.steps}")
 
+    def rate(self, step):
+        """The learning rate of a step, counted from 0."""
+        return warmup_cosine(step, self.max_lr, self.min_lr, self.warmup_steps, self.steps)
 
-def check_run(config, data):
+
+def check_run(config, *datasets):
     """ValueError when a model with this GPTConfig cannot read a dataset, said before the first step."""
-    if not isinstance(data, TokenDataset):
-        raise ValueError(f"expected a TokenDataset, got a {type(data).__name__}")
-    T, highest = data.context_length, data.token_ids.max().item()
-    if T > config.context_length or highest >= config.vocab_size:
-        model = f"context_length={config.context_length} and vocab_size={config.vocab_size}"
-        raise ValueError(f"windows of {T} tokens and the id {highest} do not fit a model of {model}")
+    for data in datasets:
+        T, highest = data.context_length, data.token_ids.max().item()
+        if T > config.context_length or highest >= config.vocab_size:
+            model = f"context_length={config.context_length} and vocab_size={config.vocab_size}"
+            raise ValueError(f"windows of {T} tokens and the id {highest} do not fit a model of {model}")
 
-# %% ch05_training.ipynb #83f25da7
+
+def compiled(function, device):
+    """A function as torch.compile translates it. ValueError, with the cause, when it cannot on a device."""
+    check_compiler(device)
+    return torch.compile(function)
+
+
 @functools.cache
 def check_compiler(device):
     """ValueError, with the cause, when torch.compile does not work on a device. It is tried, on one line.

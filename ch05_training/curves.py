@@ -1,6 +1,4 @@
-"""Loss curves: a figure that is drawn anew while a run goes on, and the history of a run."""
-
-# Written by `make export` from ch05_training.ipynb; change it there.
+"""Loss curves: a figure that is drawn anew while a run goes on, and the history of a run. Written by hand."""
 
 import math
 import time
@@ -9,12 +7,7 @@ import matplotlib.pyplot as plt
 
 from .previous_chapters import COLORS
 
-__all__ = [
-    "LivePlot",
-    "plot_history",
-]
 
-# %% ch05_training.ipynb #b2ffdd6d
 class LivePlot:
     """A figure in a notebook that is drawn anew while numbers come in.
 
@@ -44,7 +37,7 @@ class LivePlot:
             self.handle = display(figure, metadata=self.metadata, display_id=True)
         self.drawn_at = time.monotonic()
 
-# %% ch05_training.ipynb #16c64297
+
 def plot_history(history, vocab_size, axes=None, baselines=None):
     """The loss curve: training loss, held-out loss, and the losses of guesses. Returns the axes.
 
@@ -56,7 +49,7 @@ def plot_history(history, vocab_size, axes=None, baselines=None):
     axes.plot(steps, losses, color=COLORS["train"], linewidth=0.8, label="training")
     held_out = [(m["step"], m["val_loss"]) for m in history if "val_loss" in m]
     if held_out:
-        axes.plot(*zip(*held_out, strict=True), "o--", color=COLORS["validation"], label="held-out plays")
+        axes.plot(*zip(*held_out, strict=True), "o--", color=COLORS["validation"], label="held-out text")
     for name, nats in (baselines or {f"uniform, ln {vocab_size}": math.log(vocab_size)}).items():
         axes.axhline(nats, color=COLORS["reference"], linewidth=0.8, linestyle=(0, (1, 2)))
         axes.text(1.01, nats, name, transform=axes.get_yaxis_transform(), va="center", color="#555555")

@@ -2,8 +2,10 @@
 
 # Written by hand: parsing options teaches nothing about language models.
 
-import os
+import contextlib
+import re
 import sys
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -11,19 +13,22 @@ from typing import Annotated
 import matplotlib
 import torch
 import tyro
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from .assembly import (
     PRESETS,
-    PROMPTS,
     load_any,
     load_run,
     new_run_folder,
     preset_settings,
     run_settings,
+    save_figure,
     train_gpt,
 )
 from .chat import SYSTEM_PROMPT, chat
-from .maps import attention_maps, plot_attention
+from .figures import plot_attention
+from .folders import newest_run
+from .maps import attention_maps
 from .pretrained import save_pretrained
 from .previous_chapters import (
     Bounds,
@@ -32,26 +37,30 @@ from .previous_chapters import (
     NotNegative,
     Positive,
     Size,
+    TokenDataset,
     TrainConfig,
     Trainer,
     bits_per_byte,
+    check_compiler,
     check_fields,
-    load_plays,
+    newest_checkpoint,
     perplexity,
-    split_plays,
+    pick_device,
+    read_checkpoint,
+    step_of,
     use_course_style,
 )
 from .streaming import stream, surprises
+from .terminal import Lasting, on_one_line, or_to_nowhere, prepare_streams, say, say_meanwhile
+from .texts import LINE, PROMPTS, fewer_steps, load_texts, read_texts, recorded, texts_of_run
 
 __all__ = [
     "COMMANDS",
     "TrainCommand",
     "Sampling",
     "GenerateCommand",
-    "say_meanwhile",
     "ChatCommand",
     "AttentionCommand",
-    "read_text",
     "EvaluateCommand",
     "ExportCommand",
     "Defaults",
@@ -67,18 +76,40 @@ __all__ = [
 
 @dataclass(frozen=True)
 class TrainCommand:
-    """Train a GPT on Shakespeare's plays; everything is written to a folder of its own under --out."""
+    """Train a GPT on your own text, or on Shakespeare's plays; everything goes to a folder under --out."""
 
     model: tyro.conf.OmitArgPrefixes[GPTConfig]
     train: tyro.conf.OmitArgPrefixes[TrainConfig]
     # auto (cuda when there is a GPU, else cpu), cpu, cuda or tiny: sets the defaults of the options below
     preset: str = "auto"
+    text: Path | None = None  # a file of text in UTF-8, or a folder of .txt and .md files; else the plays
+    # of the text: a share to measure on, such as 0.1, which is usual; or a file or folder with another text
+    held_out: str | None = None
     out: Path = Path("runs")  # where the folders of runs are made
     # go on with this run from its newest checkpoint; its settings are then the defaults of the options below
     resume: Path | None = None
+    steps_were_typed: tyro.conf.Suppress[bool] = True
 
     def run(self):
-        train_gpt(self.model, self.train, self.out, self.resume)
+        device = pick_device(self.train.device)  # what is not there is better known now than later
+        if self.train.compile:
+            check_compiler(device)
+        if self.out.exists() and not self.out.is_dir():
+            raise FileExistsError(f"{self.out} is a file; name a folder for the runs with --out")
+        step = step_of(newest_checkpoint(self.resume)) if self.resume else 0
+        if step >= self.train.steps:
+            raise ValueError(f"{self.resume} is at step {step} already; to go on ask for more, with --steps")
+        if self.resume:
+            texts = texts_of_run(self.resume, self.text, self.held_out)
+        else:
+            texts = load_texts(self.text, self.held_out)
+        out, err = Lasting(sys.stdout), Lasting(sys.stderr)  # a run is worth more than what it says
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            print(*texts.remarks, sep="\n", end="\n" if texts.remarks else "")
+            config = self.train
+            if texts.source and not self.resume and not self.steps_were_typed:
+                config = fewer_steps(texts, config, self.model.context_length)
+            train_gpt(self.model, config, self.out, self.resume, texts)
 
 
 @dataclass(frozen=True)
@@ -110,13 +141,14 @@ class GenerateCommand:
 
     sampling: tyro.conf.OmitArgPrefixes[Sampling] = field(default_factory=Sampling)
     model: str = "newest"  # newest (run in runs/), the folder of a run, smollm2, or a folder of GPT-2
-    prompt: str = ""  # what to continue, with \n for a line break; empty: the beginning of a text
+    # what to continue, with \n for a line break and \\ for a backslash; empty: the beginning of a text
+    prompt: str = ""
     device: str = "auto"  # auto, cpu, cuda, ...
 
     def run(self):
         model, tokenizer = load_any(self.model, self.device)
-        prompt = self.prompt.replace("\\n", "\n")  # a shell passes the two characters on
-        prompt = prompt.encode("utf-8", "replace").decode()  # what cannot be printed becomes a question mark
+        prompt = unescaped(self.prompt)
+        prompt = prompt.encode("utf-8", "replace").decode()  # half a character becomes a question mark
         n_tokens, context = len(tokenizer.encode_ordinary(prompt)), model.config.context_length
         if n_tokens > context:
             print(
@@ -129,10 +161,9 @@ class GenerateCommand:
         print()
 
 
-def say_meanwhile(text):
-    """A word to somebody who waits at a terminal; nothing when the output goes to a file or a program."""
-    if sys.stderr.isatty():
-        print(text, file=sys.stderr, flush=True)
+def unescaped(text):
+    """The text of an option, where \\n stands for a line break and \\\\ for a backslash."""
+    return re.sub(r"\\([\\n])", lambda found: "\n" if found[1] == "n" else "\\", text)
 
 
 @dataclass(frozen=True)
@@ -144,13 +175,13 @@ class ChatCommand:
         default_factory=lambda: Sampling(temperature=0, top_p=None, repetition_penalty=1.1)
     )
     model: str = "smollm2"  # a model whose tokenizer knows <|im_start|> and <|im_end|>
-    system: str = SYSTEM_PROMPT  # what the model is told about itself
+    system: str = SYSTEM_PROMPT  # what the model is told about itself, with \n for a line break
     device: str = "auto"  # auto, cpu, cuda, ...
 
     def run(self):
         say_meanwhile("loading ...")
         model, tokenizer = load_any(self.model, self.device)
-        chat(model, tokenizer, system=self.system, **self.sampling.options(model))
+        chat(model, tokenizer, system=unescaped(self.system), **self.sampling.options(model))
 
 
 @dataclass(frozen=True)
@@ -158,42 +189,52 @@ class AttentionCommand:
     """Draw what a model looks at while it reads a text: all heads, or the one that is named."""
 
     model: str = "newest"  # newest (run in runs/), the folder of a run, smollm2, or a folder of GPT-2
-    text: str = "ROMEO:\\nO love, O life! O love, O life!"  # what it reads, with \n for a line break
+    # what it reads, with \n for a line break and \\ for a backslash; else a line in the manner of its texts
+    text: str | None = None
     layer: int | None = None  # counted from 0; with --head
     head: int | None = None  # counted from 0; with --layer
-    out: Path = Path("attention.png")  # where the picture goes
+    out: Path = Path("attention.png")  # where the picture goes; .png, .jpg, .pdf or .svg says of which kind
     device: str = "auto"  # auto, cpu, cuda, ...
 
     def run(self):
-        if self.out.exists():
-            raise FileExistsError(f"{self.out} exists already; name another picture with --out")
-        self.out.parent.mkdir(parents=True, exist_ok=True)
+        out = self.out if self.out.suffix else self.out.with_name(self.out.name + ".png")
+        if out.suffix[1:].lower() not in FigureCanvasAgg.filetypes:
+            kinds = "one that ends in .png, .jpg, .pdf or .svg"
+            raise ValueError(f"{out}: pictures that end in {out.suffix!r} are unknown; name {kinds}")
+        if out.exists():
+            raise FileExistsError(f"{out} exists already; name another picture with --out")
         model, tokenizer = load_any(self.model, self.device)
-        tokens, maps = attention_maps(model, tokenizer, self.text.replace("\\n", "\n"))
+        if self.text is None:
+            ids = tokenizer.encode_ordinary(recorded(folder_of(self.model)).get("line", LINE))
+            text = tokenizer.decode(ids[: model.config.context_length])
+        else:
+            text = unescaped(self.text)
+        tokens, maps = attention_maps(model, tokenizer, text)
         use_course_style()
-        plot_attention(tokens, maps, self.layer, self.head).savefig(self.out, dpi=150)
-        print(f"{self.out}: {len(tokens)} tokens, {maps.size(0)} layers, {maps.size(1)} heads")
+        save_figure(plot_attention(tokens, maps, self.layer, self.head), out)
+        print(f"{out}: {len(tokens)} tokens, {maps.size(0)} layers, {maps.size(1)} heads")
 
 
-def read_text(path):
-    """A file of text in UTF-8, without the mark that some editors put at its beginning."""
-    try:
-        return path.read_text("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 ({error.reason}); save it as UTF-8 and try again") from None
+def folder_of(model):
+    """The folder that a --model names, if it is one."""
+    return newest_run() if model == "newest" else Path(model)
 
 
 @dataclass(frozen=True)
 class EvaluateCommand:
-    """Measure how well a model predicts a text: the held-out plays, or a file. Windows overlap by half."""
+    """Measure how well a model predicts a text, by default the one held out. Windows overlap by half."""
 
     model: str = "newest"  # newest (run in runs/), the folder of a run, smollm2, or a folder of GPT-2
-    text: Path | None = None  # a file of text in UTF-8; without it, the plays that training never sees
+    # a file of text in UTF-8, or a folder of .txt and .md files; else what the run held out, or three plays
+    text: Path | None = None
     device: str = "auto"  # auto, cpu, cuda, ...
 
     def run(self):
         model, tokenizer = load_any(self.model, self.device)
-        texts = list(split_plays(load_plays())[1].values()) if self.text is None else [read_text(self.text)]
+        if self.text is None:
+            texts = held_out_of(folder_of(self.model), tokenizer, model.config.context_length)
+        else:
+            texts = list(read_texts(self.text)[0].values())
         n_chars, context = sum(map(len, texts)), model.config.context_length
         say_meanwhile(f"reading {n_chars:,} characters, {context} tokens at a time ...")
         nats = torch.cat([surprises(model, tokenizer, text)[1] for text in texts])
@@ -205,15 +246,30 @@ class EvaluateCommand:
         )
 
 
+def held_out_of(run, tokenizer, context_length):
+    """The held-out texts of a run, and the three plays for any other model.
+
+    ValueError when they changed since the training: what is held out now may have been trained on.
+    """
+    texts = texts_of_run(run)
+    if texts.source:
+        now = TokenDataset.from_texts(texts.held_out.values(), tokenizer, context_length).fingerprint
+        then = read_checkpoint(newest_checkpoint(run))[1]["extra"]["data"]["val"]
+        if now["sha256"] != then["sha256"]:
+            raise ValueError(f"{texts.name} has changed since {run} was trained; name a text with --text")
+    return list(texts.held_out.values())
+
+
 @dataclass(frozen=True)
 class ExportCommand:
-    """Write a trained model as a folder that transformers' AutoModelForCausalLM loads."""
+    """Write a trained model as a folder that transformers' AutoModelForCausalLM and AutoTokenizer load."""
 
     out: Path  # the new folder
     model: str = "newest"  # newest (run in runs/), or the folder of a run
 
     def run(self):
-        print(f"written: {save_pretrained(load_any(self.model, 'cpu')[0], self.out)}")
+        model, tokenizer = load_any(self.model, "cpu")
+        print(f"written: {save_pretrained(model, self.out, tokenizer)}")
 
 
 COMMANDS = {
@@ -239,7 +295,8 @@ def parse(arguments):
     if arguments[:1] == ["train"]:
         first, _ = tyro.cli(Defaults, args=arguments[1:], return_unknown_args=True, add_help=False)
     model, training = run_settings(first.resume) if first.resume else preset_settings(first.preset)
-    default = TrainCommand(model, training, first.preset, resume=first.resume)
+    typed = any(argument.split("=")[0] == "--steps" for argument in arguments)
+    default = TrainCommand(model, training, first.preset, resume=first.resume, steps_were_typed=typed)
     choices = Annotated[TrainCommand, tyro.conf.subcommand("train", prefix_name=False, default=default)]
     for name, command in COMMANDS.items():
         choices |= Annotated[command, tyro.conf.subcommand(name, prefix_name=False)]
@@ -255,18 +312,27 @@ def parse(arguments):
 
 def main(arguments=None):
     """Run a command. An error is one sentence on standard error and exit code 2; Ctrl-C is exit code 130."""
+    prepare_streams()
     matplotlib.use("Agg")  # figures go to files; no window is needed
-    try:
-        parse(sys.argv[1:] if arguments is None else arguments).run()
-    except BrokenPipeError:  # `... | head` has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except (ValueError, OSError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt as interrupt:
-        print(f"\nstopped{': ' if interrupt.args else ''}{interrupt}", file=sys.stderr)
-        sys.exit(130)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # a picture shows a box instead
+        warnings.showwarning = lambda message, *_, **__: say(f"warning: {on_one_line(message)}")
+        try:
+            parse(sys.argv[1:] if arguments is None else arguments).run()
+            sys.stdout.flush()
+        except BrokenPipeError:  # `... | head` has read enough
+            sys.exit(1)
+        except (ValueError, OSError, FloatingPointError) as error:
+            say(f"error: {on_one_line(error)}")
+            sys.exit(2)
+        except (KeyboardInterrupt, SystemExit) as stopped:
+            interrupted = isinstance(stopped, KeyboardInterrupt)
+            if interrupted or hasattr(stopped, "__notes__"):
+                say("\nstopped" + "".join(f": {note}" for note in getattr(stopped, "__notes__", [])))
+            sys.exit(130 if interrupted else stopped.code)
+        finally:
+            with or_to_nowhere(sys.stdout):
+                sys.stdout.flush()
 
 
 if __name__ == "__main__" and __package__:  # as a program, and not in this notebook

@@ -23,17 +23,17 @@ from ch03_attention.attention import causal_mask  # noqa: E402
 from ch04_transformer.fields import Bounds, Count, NotNegative, Positive, Size, check_fields  # noqa: E402
 from ch04_transformer.transformer import GPT, GPTConfig, count_parameters  # noqa: E402
 from ch05_training.config import check_compiler  # noqa: E402
+from ch05_training.curves import plot_history  # noqa: E402
 from ch05_training.data import TokenDataset  # noqa: E402
+from ch05_training.files import naming, read_checkpoint, write_whole  # noqa: E402
+from ch05_training.folder import checkpoint_paths, newest_checkpoint, step_of  # noqa: E402
 from ch05_training.training import (  # noqa: E402
     TrainConfig,
     Trainer,
     bits_per_byte,
     load_checkpoint,
-    newest_checkpoint,
     perplexity,
     pick_device,
-    plot_history,
-    read_checkpoint,
 )
 
 __all__ = [
@@ -54,6 +54,7 @@ __all__ = [
     "byte_of_character",
     "causal_mask",
     "check_compiler",
+    "checkpoint_paths",
     "check_fields",
     "count_parameters",
     "draw_matrix",
@@ -61,6 +62,7 @@ __all__ = [
     "draw_tokens",
     "load_checkpoint",
     "load_plays",
+    "naming",
     "newest_checkpoint",
     "package_file",
     "perplexity",
@@ -71,6 +73,8 @@ __all__ = [
     "show",
     "special_pattern",
     "split_plays",
+    "step_of",
     "token_boxes",
     "use_course_style",
+    "write_whole",
 ]

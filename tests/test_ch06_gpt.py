@@ -1,5 +1,6 @@
 """The assembled program trains, resumes and speaks; what goes wrong is one sentence with the way out."""
 
+import contextlib
 import io
 import json
 import os
@@ -17,9 +18,12 @@ import torch
 from ch01_tokenization import corpus
 from ch01_tokenization.tokenizer import BPETokenizer
 from ch04_transformer.transformer import GPT, GPTConfig
+from ch05_training.checkpoint import save_checkpoint
 from ch05_training.data import TokenDataset
-from ch05_training.training import TrainConfig, checkpoint_paths, evaluate, newest_checkpoint
-from ch06_inference import assembly, gpt
+from ch05_training.folder import checkpoint_paths, newest_checkpoint
+from ch05_training.step import evaluate
+from ch05_training.training import TrainConfig
+from ch06_inference import assembly, gpt, texts
 from ch06_inference.generation import generate
 from ch06_inference.inference import SYSTEM_PROMPT, Chat, chat, chat_ids, surprises
 
@@ -39,8 +43,9 @@ def fails(capsys, arguments, *words):
     """The command ends with exit code 2 and one line `error: ...` on standard error, with all `words`."""
     with pytest.raises(SystemExit) as stop:
         gpt.main([str(argument) for argument in arguments])
-    message = capsys.readouterr().err.strip()
-    assert stop.value.code == 2 and message.startswith("error: ") and "\n" not in message, message
+    said = capsys.readouterr().err.splitlines()
+    message, *others = [line for line in said if line.strip() and not line.startswith("training:")]
+    assert stop.value.code == 2 and message.startswith("error: ") and not others, said
     for word in words:
         assert word in message, message
     return message
@@ -53,7 +58,8 @@ def snapshot(folder):
 def test_a_run_holds_all_it_should(run):
     names = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
     assert names == {
-        "attention.png", "loss.png", "metrics.jsonl", "sample.png", "samples.txt", "tokenizer.json",
+        "attention.png", "loss.png", "sample.png", "samples.txt", "metrics.jsonl", "run.lock",
+        "tokenizer.json",
         "checkpoints/step-000010.safetensors", "checkpoints/step-000020.safetensors",
     }  # fmt: skip
     for picture in ("attention.png", "loss.png", "sample.png"):
@@ -119,13 +125,22 @@ def test_options_come_from_the_dataclasses():
     assert command.model.n_layers == 5 and command.model.d_model == gpt.PRESETS["tiny"][0]["d_model"]
 
 
+def test_the_steps_that_were_typed_are_taken(poem, tmp_path, monkeypatch):
+    """Others are fewer for a short text."""
+    taken = []
+    monkeypatch.setattr(gpt, "train_gpt", lambda model, config, *rest: taken.append(config.steps))
+    for options in ([], ["--steps", "900"], ["--steps=1400"]):
+        gpt.main(["train", "--preset", "cpu", "--device", "cpu", "--text", str(poem), *options])
+    assert 100 <= taken.pop(0) < 200 and taken == [900, 1400]
+
+
 @pytest.mark.parametrize("command", ["train", *gpt.COMMANDS])
 def test_every_option_shows_in_help(command, capsys):
     with pytest.raises(SystemExit) as stop:
         gpt.main([command, "--help"])
     shown = capsys.readouterr().out
     inner = {"train": (GPTConfig, TrainConfig), "generate": (gpt.Sampling,), "chat": (gpt.Sampling,)}
-    nested = {"train": {"model", "train"}}.get(command, {"sampling"})
+    nested = {"train": {"model", "train", "steps_were_typed"}}.get(command, {"sampling"})
     outer = {"train": gpt.TrainCommand, **gpt.COMMANDS}[command]
     names = [field.name for field in fields(outer) if field.name not in nested]
     names += [field.name for cls in inner.get(command, ()) for field in fields(cls)]
@@ -161,7 +176,7 @@ def test_what_cannot_be_compiled_is_said_before_anything_is_done(tmp_path, capsy
     def refuse(device):
         raise ValueError(f"no compiler for {device}, or give compile=False")
 
-    monkeypatch.setattr(assembly, "check_compiler", refuse)
+    monkeypatch.setattr(gpt, "check_compiler", refuse)
     fails(capsys, [*TINY, "--compile", "--out", tmp_path / "runs"], "no compiler for cpu")
     assert not (tmp_path / "runs").exists()
 
@@ -214,7 +229,7 @@ def test_folders_that_are_no_model(command, tmp_path, monkeypatch, capsys):
     for name in ("empty", "missing", tmp_path / "missing"):
         fails(capsys, [command, "--model", name, *out], "is not a run", "python -m ch06_inference.gpt train")
     (tmp_path / "a.txt").write_text("ROMEO:")
-    fails(capsys, [command, "--model", "a.txt", *out], "a.txt does not hold whole files of a GPT-2")
+    fails(capsys, [command, "--model", "a.txt", *out], "a.txt: expected a .safetensors file")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "empty"]
 
 
@@ -564,9 +579,35 @@ def test_a_picture_is_never_written_over(run, tmp_path, capsys):
     assert out.read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("name", "written", "beginning"),
+    [
+        ("x", "x.png", b"\x89PNG"),
+        ("a b.PNG", "a b.PNG", b"\x89PNG"),
+        ("x.jpg", "x.jpg", b"\xff\xd8"),
+        ("x.pdf", "x.pdf", b"%PDF"),
+        ("x.svg", "x.svg", b"<?xml"),
+    ],
+)
+def test_the_picture_that_is_written_is_the_one_reported(run, tmp_path, capsys, name, written, beginning):
+    arguments = ["attention", "--model", str(run), "--text", "O love", "--out", str(tmp_path / name)]
+    gpt.main(arguments)
+    assert capsys.readouterr().out.startswith(f"{tmp_path / written}: ")
+    before = snapshot(tmp_path)
+    assert [path.name for path in before] == [written] and before[tmp_path / written].startswith(beginning)
+    fails(capsys, arguments, f"{tmp_path / written} exists already", "--out")
+    assert snapshot(tmp_path) == before
+
+
+def test_a_picture_of_an_unknown_kind(run, tmp_path, capsys):
+    for name in ("x.tex", "v1.2", "x.png.bak"):
+        fails(capsys, ["attention", "--model", run, "--out", tmp_path / name], name, "unknown", ".png, .jpg")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("path", ["checkpoints", "checkpoints/step-000020.safetensors"])
 def test_what_is_inside_a_run_is_no_model(run, capsys, path):
-    fails(capsys, ["generate", "--model", run / path], "no wte.weight and wpe.weight in", "name its run")
+    fails(capsys, ["generate", "--model", run / path], "is inside of a run", f"name the run itself: {run}")
 
 
 def test_a_file_where_the_runs_should_go(tmp_path, capsys):
@@ -619,14 +660,15 @@ def test_evaluate_a_file(run, tmp_path, capsys, plays):
 
 def test_evaluate_the_held_out_plays(run, capsys, plays, monkeypatch):
     short = {name: text[:1500] for name, text in plays.items()}
-    monkeypatch.setattr(gpt, "load_plays", lambda: short)
+    monkeypatch.setattr(texts, "load_plays", lambda: short)
     gpt.main(["evaluate", "--model", str(run)])
     n_tokens, loss, _, bits = numbers(capsys.readouterr().out)
     model, tokenizer = gpt.load_run(run)
-    texts = [short[name] for name in corpus.HELD_OUT_PLAYS]
-    nats = torch.cat([surprises(model, tokenizer, text)[1] for text in texts])
+    held_out = [short[name] for name in corpus.HELD_OUT_PLAYS]
+    nats = torch.cat([surprises(model, tokenizer, text)[1] for text in held_out])
     assert n_tokens == len(nats) and abs(loss - nats.mean()) < 1e-3
-    assert abs(bits - nats.sum() / torch.tensor(2.0).log() / sum(len(text.encode()) for text in texts)) < 1e-3
+    n_bytes = sum(len(text.encode()) for text in held_out)
+    assert abs(bits - nats.sum() / torch.tensor(2.0).log() / n_bytes) < 1e-3
 
 
 @pytest.mark.parametrize(
@@ -639,6 +681,287 @@ def test_evaluate_what_is_no_text(run, tmp_path, capsys, content, word):
     if content is not None:
         path.write_bytes(content)
     fails(capsys, ["evaluate", "--model", run, "--text", path], word)
+
+
+# ---------------------------------------------------------------- a text of one's own
+
+
+POEM = "".join(
+    f"{n} ἄνδρα {'μοι ' * (n % 3)}ἔννεπε μοῦσα {chr(0x3B1 + n % 24)}{chr(0x4E00 + n % 90)}\n"
+    for n in range(900)
+)
+
+
+@pytest.fixture(scope="module")
+def poem(tmp_path_factory):
+    """A file as an editor on Windows saves it."""
+    path = tmp_path_factory.mktemp("my texts") / "a poem.txt"
+    path.write_bytes(("\ufeff" + POEM.replace("\n", "\r\n")).encode())
+    return path
+
+
+@pytest.fixture(scope="module")
+def own_run(poem, tmp_path_factory):
+    """(the folder of a tiny run on the poem, what the program said), trained once."""
+    out, said = tmp_path_factory.mktemp("own runs"), io.StringIO()
+    with contextlib.redirect_stdout(said):
+        gpt.main([*TINY, "--text", str(poem), "--out", str(out)])
+    return next(out.iterdir()), said.getvalue()
+
+
+def test_a_run_on_an_own_text(own_run, poem):
+    run, said = own_run
+    assert f"Text: {poem}, {len(POEM):,} characters" in said and "Held out: the end of the text" in said
+    assert "Held-out text: loss " in said and "play" not in said.lower() and "ROMEO" not in said
+    model, tokenizer = gpt.load_run(run)
+    held_out = POEM[-len(POEM) // 8 :]
+    line = next(line for line in held_out.splitlines()[2:])
+    assert len(tokenizer.encode_ordinary(line)) < len(line.encode()) / 2  # a tokenizer of this very text
+    record, samples = texts.recorded(run), (run / "samples.txt").read_text(encoding="utf-8")
+    assert len(record["prompts"]) == 3 and record["text"] == str(poem)
+    for prompt in record["prompts"]:
+        assert prompt in held_out and f"{prompt}" in samples and prompt in said
+    for picture in ("attention.png", "loss.png", "sample.png"):
+        assert (run / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_own_text_is_measured_on_the_part_that_was_held_out(own_run, poem, capsys):
+    """As at the end of the training, and by hand."""
+    run, said = own_run
+    gpt.main(["evaluate", "--model", str(run), "--device", "cpu"])
+    n_tokens, loss, _, bits = numbers(capsys.readouterr().out)
+    held_out = "".join(texts.load_texts(poem).held_out.values())
+    assert POEM.endswith(held_out) and 0.09 < len(held_out) / len(POEM) < 0.11
+    nats = surprises(*gpt.load_run(run), held_out)[1]
+    assert n_tokens == len(nats) and abs(loss - nats.mean()) < 1e-3
+    assert bits == pytest.approx(float(re.search(r"([\d.]+) bits per byte", said)[1]), rel=0.05)
+
+
+def test_what_else_knows_the_own_text_of_a_run(own_run, tmp_path, capsys):
+    run, _ = own_run
+    gpt.main(["generate", "--model", str(run), "--seed", "0", "--max-new-tokens", "9"])
+    gpt.main(["attention", "--model", str(run), "--out", str(tmp_path / "a.png")])
+    n_tokens = int(re.search(r"a.png: (\d+) tokens", capsys.readouterr().out)[1])
+    line = texts.recorded(run)["line"]
+    assert n_tokens == min(32, len(gpt.load_run(run)[1].encode_ordinary(line))) and "ROMEO" not in line
+
+
+def test_an_own_run_goes_on_with_its_text(own_run, poem, tmp_path, monkeypatch, capsys):
+    """From another folder, and when the text has moved; as if it had never been stopped."""
+    run, other = shutil.copytree(own_run[0], tmp_path / "run"), shutil.copy(poem, tmp_path / "moved.txt")
+    monkeypatch.chdir(tmp_path)
+    gpt.main(["train", "--resume", "run", "--steps", "22"])
+    capsys.readouterr()
+    monkeypatch.setattr(texts.os.path, "exists", lambda path: path != str(poem))
+    fails(capsys, ["train", "--resume", "run", "--steps", "24"], "a poem.txt any more", "--text")
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    gpt.main(["train", "--resume", "run", "--text", "moved.txt", "--steps", "24"])
+    assert [json.loads(line)["step"] for line in open("run/metrics.jsonl")] == [*range(1, 25)]
+    assert texts.recorded(run)["text"] == str(other)  # from now on
+
+
+# guards against: resuming forgets something
+def test_a_run_does_not_go_on_with_another_text(own_run, run, poem, tmp_path, capsys):
+    """The sentence names both; nothing is changed."""
+    ours = shutil.copytree(own_run[0], tmp_path / "ours")
+    plays = shutil.copytree(run, tmp_path / "plays")
+    changed = tmp_path / "changed.txt"
+    changed.write_text(POEM[:-500] + "and another end\n" * 31, encoding="utf-8")
+    more = ["--steps", "30"]
+    for folder, options, words in (
+        (ours, ["--text", changed], [str(poem), str(changed)]),
+        (ours, ["--held-out", "0.2"], [str(poem)]),
+        (plays, ["--text", poem], ["the plays", str(poem)]),
+    ):
+        before = snapshot(folder)
+        fails(capsys, ["train", "--resume", folder, *options, *more], *words)
+        assert snapshot(folder) == before
+
+
+def test_a_text_that_changed_is_not_measured(own_run, poem, tmp_path, capsys):
+    """What is held out now may have been trained on."""
+    run = shutil.copytree(own_run[0], tmp_path / "run")
+    changed = tmp_path / "changed.txt"
+    changed.write_text(POEM[: len(POEM) // 2], encoding="utf-8")
+    record = texts.recorded(run) | {"text": str(changed)}
+    (run / "data.json").write_text(json.dumps(record))
+    fails(capsys, ["evaluate", "--model", run], "changed.txt has changed since", "--text")
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "words"),
+    [
+        ("Sing, goddess\n" * 9, [], ["is too short", "context_length=32 needs 64", "characters more"]),
+        ("Sing, goddess\n" * 9, ["--context-length", "1", "--held-out", "2"], ["--held-out 2 must be above"]),
+        (b"\xff\xfeS\0", [], ["UTF-16"]),
+        (None, [], ["cannot be read"]),
+    ],
+    ids=["short", "share", "UTF-16", "missing"],
+)
+def test_a_text_that_cannot_be_trained_on(tmp_path, capsys, content, options, words):
+    path = tmp_path / "text.txt"
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    fails(capsys, [*TINY, "--text", path, *options, "--out", tmp_path / "runs"], *words)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_make_passes_on_an_own_text():
+    command = ["make", "-n", "gpt", "TEXT=my text.txt", "HELD_OUT=0.2"]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
+    assert 'ch06_inference.gpt train --text "my text.txt" --held-out "0.2"' in shown
+
+
+# ---------------------------------------------------------------- streams, disks and signals
+
+
+def program(*arguments, **options):
+    """The program in a process of its own."""
+    command = [sys.executable, "-m", "ch06_inference.gpt", *map(str, arguments)]
+    return subprocess.Popen(command, cwd=ROOT, **{"stdin": subprocess.DEVNULL} | options)
+
+
+def test_training_into_a_stream_that_cannot_write_every_character(poem, tmp_path):
+    """`train > log` on Windows. Under Linux the encoding is asked for."""
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    with open(tmp_path / "log", "wb") as log:
+        options = ["--steps", "2", "--out", tmp_path / "runs"]
+        trained = program(*TINY, "--text", poem, *options, env=environment, stdout=log, stderr=log)
+        assert trained.wait() == 0, (tmp_path / "log").read_bytes()
+    assert b"warning" not in (tmp_path / "log").read_bytes()  # of a font without Chinese, for example
+    run = next((tmp_path / "runs").iterdir())
+    assert "ἄνδρα" in (run / "samples.txt").read_text(encoding="utf-8") and (run / "sample.png").exists()
+    assert b"???" in (tmp_path / "log").read_bytes()
+
+
+def test_training_goes_on_when_nobody_reads_what_it_says(poem, tmp_path):
+    """`train 2>&1 | head -1`: the run is whole."""
+    options = ["--steps", "4", "--text", poem, "--out", tmp_path / "runs"]
+    trained = program(*TINY, *options, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    trained.stdout.readline()
+    trained.stdout.close()
+    assert trained.wait() == 0
+    assert (next((tmp_path / "runs").iterdir()) / "sample.png").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_a_disk_that_is_full_of_what_was_said(run):
+    with open("/dev/full", "w") as full:
+        command = ["generate", "--model", run, "--max-new-tokens", "5"]
+        generating = program(*command, stdout=full, stderr=subprocess.PIPE, text=True)
+        assert generating.communicate()[1] == "error: [Errno 28] No space left on device\n"
+    assert generating.returncode == 2
+
+
+def test_streams_that_are_closed(run, tmp_path):
+    """>&- 2>&- <&-: no file of the program may take their place, and be written to."""
+    close = "import os; [os.close(n) for n in (0, 1, 2)]; os.execv(r'{0}', [r'{0}', *{1}])"
+    arguments = [
+        "-m",
+        "ch06_inference.gpt",
+        "attention",
+        "--model",
+        str(run),
+        "--out",
+        str(tmp_path / "a.png"),
+    ]
+    code = close.format(sys.executable, arguments)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+# guards against: interrupted writes
+def test_a_full_disk_at_the_end_of_a_training(poem, tmp_path, capsys, monkeypatch):
+    """The file is named, and the trained model is there."""
+
+    def full(path, data, write_whole=assembly.write_whole):
+        if path.name == "loss.png":
+            raise OSError(28, "No space left on device", str(path))
+        write_whole(path, data)
+
+    monkeypatch.setattr(assembly, "write_whole", full)
+    command = [*TINY, "--text", poem, "--steps", "2", "--out", tmp_path]
+    fails(capsys, command, "No space left on device", "loss.png")
+    assert newest_checkpoint(next(tmp_path.iterdir())).name == "step-000002.safetensors"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of Unix")
+@pytest.mark.parametrize("command", ["attention", "export"])
+def test_a_full_disk_names_the_file_and_leaves_nothing(run, tmp_path, command):
+    out = tmp_path / ("picture.png" if command == "attention" else "exported")
+    code = (
+        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "from ch06_inference import gpt; resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000)); "
+        f"gpt.main([{command!r}, '--model', {str(run)!r}, '--out', {str(out)!r}])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert out.name in done.stderr or "model.safetensors" in done.stderr, done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_whoever_stops_a_training_hears_how_to_go_on(poem, tmp_path, capsys, monkeypatch, name):
+    if not hasattr(signal, name):
+        pytest.skip("not on this system")
+
+    def interrupted(self, take_step=gpt.Trainer.take_step):
+        if self.state.step == 4:
+            signal.raise_signal(getattr(signal, name))
+        return take_step(self)
+
+    monkeypatch.setattr(gpt.Trainer, "take_step", interrupted)
+    with pytest.raises(SystemExit) as stopped:
+        gpt.main([*TINY, "--text", str(poem), "--out", str(tmp_path)])
+    run = next(tmp_path.iterdir())
+    said = capsys.readouterr().err
+    assert stopped.value.code == 128 + getattr(signal, name)
+    assert newest_checkpoint(run).name == "step-000005.safetensors"
+    command = f'python -m ch06_inference.gpt train --resume "{run.as_posix()}"'
+    assert f"\nstopped: step 5 is saved; go on with: {command}\n" in said
+    monkeypatch.undo()
+    gpt.main(["train", "--resume", str(run)])
+    assert newest_checkpoint(run).name == "step-000020.safetensors"
+
+
+def test_two_signals_stop_at_once_and_say_what_is_saved(poem, tmp_path, capsys, monkeypatch):
+    """Nothing but what was saved before; of a run without a checkpoint nothing is promised."""
+
+    take_step = gpt.Trainer.take_step
+    for stop_at, words in ((12, "stopped: step 10 is saved; go on with: "), (4, "stopped\n")):
+
+        def interrupted(self, stop_at=stop_at):
+            for _ in range(2 * (self.state.step == stop_at)):
+                signal.raise_signal(signal.SIGINT)
+            return take_step(self)
+
+        monkeypatch.setattr(gpt.Trainer, "take_step", interrupted)
+        with pytest.raises(SystemExit) as stopped:
+            gpt.main([*TINY, "--text", str(poem), "--out", str(tmp_path)])
+        assert stopped.value.code == 130 and words in capsys.readouterr().err
+
+
+def test_going_on_for_longer_says_that_the_rate_rises(run, tmp_path, capsys):
+    """A warning is one line, without the place in the code. What does not shape weights may change."""
+    copy = shutil.copytree(run, tmp_path / "copy")
+    options = ["--dropout", "0.1", "--batch-size", "2", "--backend", "eager", "--device", "cpu"]
+    gpt.main(["train", "--resume", str(copy), "--steps", "40", *options])
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert len(lines) == 1 and "the learning rate rises from " in lines[0] and ".py" not in lines[0]
+    assert "steps=40 instead of 20" in lines[0]
+
+
+def test_the_alarm_of_chapter_5(poem, tmp_path, capsys):
+    """One line when the first loss is far above ln V, and none else."""
+    gpt.main([*TINY, "--text", str(poem), "--steps", "2", "--out", str(tmp_path)])
+    assert "warning" not in capsys.readouterr().err
+    gpt.main([*TINY, "--text", str(poem), "--steps", "2", "--init-std", "1", "--out", str(tmp_path)])
+    lines = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert (
+        len(lines) == 1 and "ln V = 6.24" in lines[0] and "--init-std" in lines[0] and ".py" not in lines[0]
+    )
 
 
 # ---------------------------------------------------------------- when something is missing
@@ -667,6 +990,15 @@ def test_half_a_checkpoint(run, tmp_path, capsys, command):
     newest.unlink()  # what the message says
     gpt.main([*map(str, arguments)])
     assert len(checkpoint_paths(copy)) == (2 if command == "resume" else 1)
+
+
+def test_a_checkpoint_that_no_trainer_saved(run, tmp_path, capsys):
+    """It speaks, and says why it cannot be trained on."""
+    copy = shutil.copytree(run, tmp_path / "copy")
+    save_checkpoint(newest_checkpoint(copy), gpt.load_run(copy)[0], step=20)
+    gpt.main(["generate", "--model", str(copy), "--max-new-tokens", "1"])
+    capsys.readouterr()
+    fails(capsys, ["train", "--resume", copy, "--steps", "30"], "does not say how it was trained")
 
 
 def test_missing_data_package(monkeypatch, tmp_path, capsys):
@@ -728,30 +1060,23 @@ def test_bad_sampling_fails_before_a_model_is_loaded(capsys, monkeypatch, option
     assert message in " ".join(shown.err.replace("│", " ").split())
 
 
-def test_a_line_break_in_the_prompt(run, capsys):
-    gpt.main(["generate", "--model", str(run), "--prompt", "ROMEO:\\nO", "--max-new-tokens", "1"])
-    assert capsys.readouterr().out.startswith("ROMEO:\nO")
+@pytest.mark.parametrize(
+    ("typed", "prompt"),
+    [
+        (r"ROMEO:\nO", "ROMEO:\nO"),
+        (r"C:\\new", r"C:\new"),
+        (r"C:\dir \t", r"C:\dir \t"),
+        (r"\\\n\\n", "\\\n\\n"),
+    ],
+)
+def test_a_line_break_and_a_backslash_in_the_prompt(run, capsys, typed, prompt):
+    gpt.main(["generate", "--model", str(run), "--prompt", typed, "--max-new-tokens", "1"])
+    assert capsys.readouterr().out.startswith(prompt)
 
 
 def test_a_context_shorter_than_the_line_of_the_report(tmp_path):
     gpt.main([*TINY, "--context-length", "8", "--steps", "2", "--out", str(tmp_path)])
     assert (next(tmp_path.iterdir()) / "attention.png").exists()
-
-
-def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, capsys, monkeypatch):
-    def interrupted(self, take_step=gpt.Trainer.train_step):
-        if self.step == 4:
-            signal.raise_signal(signal.SIGINT)
-        return take_step(self)
-
-    monkeypatch.setattr(gpt.Trainer, "train_step", interrupted)
-    with pytest.raises(SystemExit) as stop:
-        gpt.main([*TINY, "--out", str(tmp_path)])
-    run = next(tmp_path.iterdir())
-    assert stop.value.code == 130 and newest_checkpoint(run).name == "step-000005.safetensors"
-    assert f'stopped: step 5 is saved; go on with: python -m ch06_inference.gpt train --resume "{run}"' in (
-        capsys.readouterr().err
-    )
 
 
 @pytest.mark.parametrize(

@@ -107,11 +107,13 @@ def test_a_test_of_each_chapter_passes_on_colab(colab):
         "test_ch01_tokenization.py::test_clean_play_by_example",
         "test_ch02_embeddings.py::test_what_would_be_wrong_in_silence",
         "test_ch03_attention.py::test_softmax_of_the_largest_numbers",
-        "test_ch04_transformer.py::test_rotary_rows_there_and_back",
+        "test_ch04_transformer.py::test_norms_take_each_vector_alone",
+        "test_ch05_recipe.py::test_perplexity_and_bits_per_byte",
         "test_ch05_training.py::test_every_field_is_checked",
+        "test_ch06_convert.py::test_rotary_rows_there_and_back",
         "test_ch06_gpt.py::test_options_come_from_the_dataclasses",
         "test_ch06_inference.py::test_top_k_keeps_exactly_k",
-        "test_ch06_pretrained.py::test_an_export_can_be_loaded_here_again",
+        "test_ch06_pretrained.py::test_export_of_each_kind",
     ]
     assert [f"tests/{name.split('::')[0]}" for name in names] == TESTS
     printed = run(*pytest_command(*[f"tests/{name}" for name in names]), **colab)
@@ -126,7 +128,7 @@ def test_the_modules_are_the_export_of_the_emptied_notebooks(copy):
     assert "git checkout ch06_inference" in done.stdout and "tests/test_ch06_gpt.py" in done.stdout
     assert list(tools.module_problems(copy)) == []
     changed = set(run("git", "diff", "--name-only", cwd=copy).split())
-    assert {str(NOTEBOOK), "ch03_attention/attention.py", "ch06_inference/gpt.py"} <= changed
+    assert {str(NOTEBOOK), "ch03_attention/attention.py", "ch06_inference/generation.py"} <= changed
     assert {name.split("/")[0] for name in changed} == {"ch03_attention", "ch06_inference"}
     assert not [name for name in changed if Path(name).name in tools.HAND_WRITTEN]
     run("git", "checkout", "ch03_attention", "ch06_inference", cwd=copy)

@@ -15,7 +15,8 @@ from harness import compare, lazily, needs_compiler
 from ch04_transformer.accounting import forward_flops
 from ch04_transformer.transformer import GPT, GPTConfig
 from ch05_training.data import TokenDataset
-from ch05_training.training import AdamW, TrainConfig, Trainer, matmul_peak, parameter_groups, warmup_cosine
+from ch05_training.machines import matmul_peak
+from ch05_training.training import AdamW, TrainConfig, Trainer, parameter_groups, warmup_cosine
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -143,7 +144,7 @@ def highest():
 
 before = highest()
 for _ in range(2):
-    trainer.train_step()
+    trainer.take_step()
 print(before, highest())
 """
 

@@ -3,7 +3,7 @@
 A reader of a notebook sees each import once, where it is first needed. A module must import all that it
 uses: which names those are is found out from its code, and the imports from any cell of the notebook,
 exported or not, or from the chapter's other modules. `#| doc ...` in the first exported cell of a module is
-its docstring; `#| offers a, b` there names what it imports only so that others can import it from there.
+its docstring; `#| offers a, b` in any of them names what it imports only so that others can import it there.
 """
 
 import ast
@@ -174,7 +174,7 @@ def export_notebook(path, folder):
         module = folder / f"{name}.py"
         siblings = {key: value for key, value in defined.items() if value != name}
         try:
-            offers = re.findall(r"\w+", _directive(cells, "offers"))
+            offers = re.findall(r"\w+", " ".join(found.get("offers", "") for found in map(directives, cells)))
             imports = import_lines(sources[name], siblings, imports_of(notebook), path.parent, offers)
         except NameError as error:
             raise NameError(f"{module.name} {error}") from None

@@ -20,7 +20,9 @@ CHAPTERS = (
 # Course machinery that teaches nothing, so it is written by hand and in no notebook.
 HAND_WRITTEN = {
     *("__init__.py", "previous_chapters.py", "checks.py", "figures.py", "fields.py"),
-    *("curves.py", "inference.py", "assembly.py", "gpt.py", "model_settings.py", "model_folder.py"),
+    *("config.py", "curves.py", "files.py", "finite.py", "folder.py", "interrupts.py", "machines.py"),
+    *("resuming.py", "inference.py", "assembly.py", "texts.py", "folders.py", "terminal.py", "gpt.py"),
+    *("model_settings.py", "model_folder.py"),
 }
 NO_CODE = {
     tokenize.COMMENT,
