@@ -16,10 +16,7 @@ __all__ = [
 
 # %% ch05_training.ipynb #6f8ac957
 def save_checkpoint(path, model, optimizer=None, scaler=None, step=0, **extra):
-    """Write everything to one safetensors file, whole or not at all. extra: whatever JSON can hold.
-
-    model: any module. optimizer: any that has a state_dict.
-    """
+    """Write everything to one safetensors file, whole or not at all. extra: whatever JSON can hold."""
     weights, config = weights_of(model), getattr(model, "config", None)
     record = {"step": step, "extra": extra, "weights": weights}
     record["model"] = asdict(config) if is_dataclass(config) else {}
