@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from .convert import config_from_hf, config_to_hf, from_hf, to_hf
 from .previous_chapters import GPT, BPETokenizer, GPTConfig, byte_of_character, package_file, pick_device
+from .weights_first import put_weights_first
 
 __all__ = [
     "GGUF_NAMES",
@@ -104,7 +105,8 @@ def build_model(config, weights, dtype=torch.float32, device="auto"):
     """A GPT with these weights, in evaluation mode. RuntimeError names the weights that do not fit."""
     model = GPT(config)
     model.load_state_dict(weights)
-    return model.to(device=pick_device(device), dtype=dtype).eval()
+    model = model.to(device=pick_device(device), dtype=dtype).eval()
+    return put_weights_first(model) if dtype == torch.bfloat16 else model
 
 # %% ch06_real_model.ipynb #76cc7295
 # GPT-2's words, but each digit is a piece of its own, and so white space before a digit stays together
