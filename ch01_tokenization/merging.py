@@ -4,7 +4,7 @@
 
 import bisect
 import heapq
-from collections import defaultdict
+from collections import Counter, defaultdict
 from itertools import repeat
 from operator import add
 
@@ -20,6 +20,7 @@ __all__ = [
     "PairQueue",
     "learn_merges",
     "merge_table",
+    "check_tables",
     "merge_by_rank",
     "merge_long_word",
 ]
@@ -168,6 +169,16 @@ def merge_table(merges):
             raise ValueError(f"merge {rank} makes {left + right!r} again; each token is made by one merge")
         table[pair], table[token], tokens[left + right] = token, pair, token
     return table, tokens
+
+
+def check_tables(vocab, special_tokens):
+    """ValueError unless each id is 0 or more and stands for one token, and each token has one id."""
+    ids, tokens = Counter([*vocab, *special_tokens.values()]), Counter(vocab.values())
+    wrong = [index for index, n in ids.items() if n > 1 or index < 0] + [
+        t for t, n in tokens.items() if n > 1
+    ]
+    if wrong:
+        raise ValueError(f"{wrong[0]!r} must be an id of 0 or more with one token, or a token with one id")
 
 # %% ch01_deeper.ipynb #046b3396
 def merge_by_rank(word, table):

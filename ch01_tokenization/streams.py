@@ -13,6 +13,7 @@ from .splitting import GPT2_SPLIT_PATTERN, special_pattern
 
 __all__ = [
     "GPT4_SPLIT_PATTERN",
+    "COVERING",
     "find_pieces",
     "Remembered",
     "join_surrogates",
@@ -20,6 +21,7 @@ __all__ = [
     "split_words",
     "count_words",
     "special_patterns",
+    "disallowed_message",
     "check_special_tokens",
 ]
 
@@ -93,8 +95,7 @@ def safe_segments(texts, special_tokens=(), pattern=GPT2_SPLIT_PATTERN):
     held, half, wanted = "", "", 0
     for chunk in [texts] if isinstance(texts, str) or not isinstance(texts, Iterable) else texts:
         if not isinstance(chunk, str) or isinstance(texts, dict):
-            found = type(texts if isinstance(texts, dict | bytes) else chunk).__name__
-            raise ValueError(f"expected a str or an iterable of str, such as plays.values(), got {found}")
+            raise ValueError(f"expected a str or an iterable of str, as plays.values(), got {texts!r:.60}")
         chunk = half + chunk
         half = chunk[-1:] if "\ud800" <= chunk[-1:] < "\udc00" else ""  # the other half may still come
         held += join_surrogates(chunk.removesuffix(half))
@@ -118,6 +119,9 @@ def _last_cut(text, special, longest):
     return 0
 
 # %% ch01_deeper.ipynb #a1fae947
+COVERING = r"end it with |.|\s, and use no (group)"
+
+
 def split_words(text, split):
     """str, compiled split pattern -> list of str: the matches, which together must be the text.
 
@@ -125,8 +129,7 @@ def split_words(text, split):
     """
     words = split.findall(text)
     if "".join(words) != text:
-        advice = r"end it with |.|\s, and use no (group)"
-        raise ValueError(f"pattern {split.pattern!r} does not cover {text[:30]!r}; {advice}")
+        raise ValueError(f"pattern {split.pattern!r} does not cover {text[:30]!r}; {COVERING}")
     return words
 
 
@@ -152,25 +155,25 @@ def special_patterns(every, allowed, disallowed):
     every: frozenset of the tokenizer's special tokens. ValueError for a str other than "all", and for an
     allowed token that the tokenizer does not have.
     """
-    allowed = every if allowed == "all" else _token_set(allowed)
+    allowed = every if allowed == "all" else frozenset(allowed)
     if not allowed <= every:
-        known = sorted(every)[:20]
-        raise ValueError(f"{min(allowed - every)!r} is not a special token here; there are {known}")
+        raise ValueError(f"{min(allowed - every)!r} is not a special token here, only {sorted(every)[:20]}")
     if disallowed == "all":
         return special_pattern(allowed), _pattern_without(every, allowed)
-    return special_pattern(allowed), special_pattern(_token_set(disallowed))
+    return special_pattern(allowed), special_pattern(frozenset(disallowed))
+
+
+def disallowed_message(token, known):
+    """What to say of a special token in a text that may not hold it; known: whether it has an id."""
+    advice = "as text pass disallowed_special=()"
+    if known:
+        advice += f", to encode it as one id pass allowed_special={{{token!r}}}"
+    return f"the text holds the special token {token!r}; to encode it {advice}"
 
 
 @functools.lru_cache(maxsize=64)
 def _pattern_without(every, allowed):
     return special_pattern(every - allowed)
-
-
-def _token_set(tokens):
-    """A collection of special tokens as a frozenset; a str would become a set of its letters."""
-    if isinstance(tokens, str):
-        raise ValueError(f'expected a set of special tokens, as {{{tokens!r}}}, or "all", got {tokens!r}')
-    return frozenset(tokens)
 
 
 def check_special_tokens(tokens):
@@ -179,8 +182,5 @@ def check_special_tokens(tokens):
     What holds half a surrogate pair is not text, and would never be found.
     """
     counts = Counter([""] if isinstance(tokens, str | set) else [*tokens])
-    if not all(
-        isinstance(token, str) and token and count == 1 and token == join_surrogates(token)
-        for token, count in counts.items()
-    ):
+    if not all(isinstance(t, str) and t and n == 1 and t == join_surrogates(t) for t, n in counts.items()):
         raise ValueError(f"special_tokens={tokens!r:.90} must be a tuple of different texts, none empty")

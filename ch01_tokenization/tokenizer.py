@@ -7,20 +7,14 @@ from operator import index
 
 import regex
 
-from .exchange import (
-    check_tables,
-    read_gpt2_files,
-    read_tokenizer,
-    tables_of_encoding,
-    tiktoken_encoding,
-    write_tokenizer,
-)
-from .merging import learn_merges, merge_by_rank, merge_table
+from .exchange import read_gpt2_files, read_tokenizer, tables_of_encoding, tiktoken_encoding, write_tokenizer
+from .merging import check_tables, learn_merges, merge_by_rank, merge_table
 from .splitting import GPT2_SPLIT_PATTERN
 from .streams import (
     Remembered,
     check_special_tokens,
     count_words,
+    disallowed_message,
     find_pieces,
     join_surrogates,
     safe_segments,
@@ -116,16 +110,11 @@ class BPETokenizer:
         ValueError when the text holds a special token that is disallowed. One that is neither is ordinary
         text.
         """
-        if not isinstance(text, str):
-            raise ValueError(f"expected a str to encode, got {type(text).__name__}")
         return self._encode(text, *special_patterns(self._special, allowed_special, disallowed_special))
 
     def _encode(self, text, allowed, disallowed):
         if found := disallowed.search(text):
-            advice = "as text pass disallowed_special=()"
-            if found[0] in self.special_tokens:
-                advice += f", to encode it as one id pass allowed_special={{{found[0]!r}}}"
-            raise ValueError(f"the text holds the special token {found[0]!r}; to encode it {advice}")
+            raise ValueError(disallowed_message(found[0], found[0] in self.special_tokens))
         ids = []
         for number, part in enumerate(allowed.split(join_surrogates(text))):
             ids += [self.special_tokens[part]] if number % 2 else self.encode_ordinary(part)

@@ -68,8 +68,10 @@ class SinusoidalPositionalEncoding(nn.Module):
 
     def __init__(self, d_model, max_len):
         super().__init__()
-        table = sinusoids(torch.arange(max_len), d_model)  # (max_len, D), to be rounded to float32
-        self.register_buffer("table", table.to(torch.get_default_dtype()), persistent=False)
+        # computed on the CPU, since not every device has float64
+        table = sinusoids(torch.arange(max_len, device="cpu"), d_model).to(torch.get_default_dtype())
+        table = table.to(torch.get_default_device())  # (max_len, D)
+        self.register_buffer("table", table, persistent=False)
 
     def forward(self, positions):
         return F.embedding(positions, self.table)  # (..., T) -> (..., T, D)
@@ -104,7 +106,9 @@ class RotaryEmbedding(nn.Module):
     def __init__(self, head_dim, max_len, theta=10000.0, interleaved=True):
         super().__init__()
         self.head_dim, self.max_len, self.theta, self.interleaved = head_dim, max_len, theta, interleaved
-        table = self.exact(torch.arange(max_len)).float()  # (max_len, d)
+        # computed on the CPU, since not every device has float64
+        table = self.exact(torch.arange(max_len, device="cpu")).float()  # (max_len, d)
+        table = table.to(torch.get_default_device())
         # Stored as int32, the same bits: .half() and .to(dtype) would round a floating-point buffer.
         self.register_buffer("table", table.view(torch.int32), persistent=False)
 

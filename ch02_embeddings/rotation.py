@@ -5,6 +5,7 @@
 import torch
 
 __all__ = [
+    "ANGLES",
     "rotate",
     "rotate_pairs",
 ]
@@ -25,6 +26,9 @@ def rotate(pairs, cos_sin):
     return torch.view_as_real(arrows * torch.view_as_complex(cos_sin))  # (..., n, 2)
 
 # %% ch02_deeper.ipynb #5c3ea2fc
+ANGLES = "expected cos_sin(positions, x.dtype), a position for each of T, got {} {} for x {} {}"
+
+
 def rotate_pairs(x, cos_sin, interleaved=True):
     """x (..., T, d), cos_sin (T, d/2, 2) or (..., T, d/2, 2) -> x with its pairs turned, like x.
 
@@ -35,8 +39,7 @@ def rotate_pairs(x, cos_sin, interleaved=True):
     pairs = pairs if interleaved else pairs.transpose(-2, -1)  # (..., T, 2, d/2) -> (..., T, d/2, 2)
     too_coarse = torch.finfo(cos_sin.dtype).bits < torch.finfo(x.dtype).bits
     if cos_sin.shape[-3:] != pairs.shape[-3:] or too_coarse:
-        got = f"{tuple(cos_sin.shape)} {cos_sin.dtype} for x {tuple(x.shape)} {x.dtype}"
-        raise ValueError(f"expected cos_sin(positions, x.dtype), a position for each of T, got {got}")
+        raise ValueError(ANGLES.format(tuple(cos_sin.shape), cos_sin.dtype, tuple(x.shape), x.dtype))
     turned = rotate(pairs, cos_sin)  # (..., T, d/2, 2)
     turned = turned if interleaved else turned.transpose(-2, -1)  # (..., T, d/2, 2) -> (..., T, 2, d/2)
     return turned.reshape(x.shape).to(x.dtype)  # (..., T, d)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 __all__ = [
+    "MASKS",
     "softmax",
     "causal_mask",
     "sliding_window_mask",
@@ -53,20 +54,22 @@ def sliding_window_mask(T, window, S=None, device=None):
     return causal_mask(T, S, device).triu(S - T - window + 1)  # from `window - 1` places back, (T, S)
 
 # %% ch03_attention.ipynb #54d05ef8
-def check_inputs(q, k, v, mask=None, grouped=False):
+MASKS = (
+    "expected bool and as many dimensions as q: "
+    "mask[None, None] for (T, S), mask[:, None, None] for padding (B, S)"
+)
+
+
+def check_inputs(q, k, v, mask=None, shared=-2):
     """ValueError for what PyTorch would stretch or cut to fit, silently.
 
-    q (..., T, d), k and v (..., S, d or e) share the dimensions in front, with grouped all but the one for
-    heads, and S is 1 or more. mask: bool, with as many dimensions as the scores (..., T, S).
+    q (..., T, d), k and v (..., S, d or e) have the same dimensions before number `shared`, and S is 1 or
+    more. mask: bool, with as many dimensions as the scores (..., T, S).
     """
-    shared = -3 if grouped else -2  # how many dimensions at the end may differ
     if q.shape[:shared] != k.shape[:shared] or k.shape[:-1] != v.shape[:-1] or k.size(-2) == 0:
         raise ValueError(f"k {tuple(k.shape)}, v {tuple(v.shape)} do not fit q {tuple(q.shape)} or are empty")
     if mask is not None and (mask.dtype != torch.bool or mask.dim() != q.dim()):
-        raise ValueError(
-            f"a mask {tuple(mask.shape)}, {mask.dtype}, for scores {(*q.shape[:-1], k.size(-2))}: expected "
-            "bool and as many dimensions: mask[None, None] for (T, S), mask[:, None, None] for padding (B, S)"
-        )
+        raise ValueError(f"a mask {tuple(mask.shape)}, {mask.dtype}, for q {tuple(q.shape)}: {MASKS}")
 
 
 def scaled_dot_product_attention(q, k, v, mask=None, dropout_p=0.0):
@@ -105,7 +108,7 @@ def fused_attention(q, k, v, mask=None, dropout_p=0.0, causal=False):
     Shapes, mask and errors are the same, but k and v (B, Hkv, S, d) may have fewer heads than q
     (B, H, T, d). causal=True hides the future too, on top of `mask`, with the last query at the last key.
     """
-    check_inputs(q, k, v, mask, grouped=q.dim() == 4)
+    check_inputs(q, k, v, mask, shared=-3 if q.dim() == 4 else -2)
     T, S = q.size(-2), k.size(-2)
     causal = causal and T > 1  # a single query is the last one and sees every key
     if causal and (mask is not None or T != S):

@@ -13,6 +13,7 @@ __all__ = [
     "shape_of",
     "trace_shapes",
     "shape_table",
+    "parameter_counts",
     "forward_flops",
     "training_memory",
     "saved_bytes",
@@ -80,6 +81,20 @@ def shape_table(rows):
             f"{'  ' * row.depth + name:30}{row.kind:28}{row.shape:24}{row.parameters or '':>10}".rstrip()
         )
     return "\n".join(lines)
+
+# %% ch04_deeper.ipynb #4ace51bd
+def parameter_counts(model):
+    """The numbers in each part of a GPT, as `parameter_formula` has them, measured; a tied matrix once."""
+    patterns = {
+        "token embedding": "embedding.token",
+        "positions": "embedding.position",
+        "attention": ".attention.",
+        "feed-forward": ".feed_forward.",
+        "norms": "norm",
+        "output layer": "lm_head",
+    }
+    parameters = list(model.named_parameters())  # lists a tied matrix once, under its first name
+    return {part: sum(p.numel() for name, p in parameters if key in name) for part, key in patterns.items()}
 
 # %% ch04_deeper.ipynb #31a6c673
 def forward_flops(config, batch_size, T):

@@ -1,10 +1,9 @@
-"""How many parameters a GPT has, by its configuration and measured."""
+"""How many parameters a GPT has, from its configuration alone."""
 
 # Written by `make export` from ch04_transformer.ipynb; change it there.
 
 __all__ = [
     "parameter_formula",
-    "parameter_counts",
 ]
 
 # %% ch04_transformer.ipynb #a0846488
@@ -25,17 +24,3 @@ def parameter_formula(config):
         "norms": n_norms * D * (1 + (bias if c.norm == "layernorm" else 0)),
         "output layer": 0 if c.tie_weights else c.vocab_size * D,
     }
-
-
-def parameter_counts(model):
-    """The same, measured: the numbers in the tensors of a GPT, a tied matrix counted once."""
-    patterns = {
-        "token embedding": "embedding.token",
-        "positions": "embedding.position",
-        "attention": ".attention.",
-        "feed-forward": ".feed_forward.",
-        "norms": "norm",
-        "output layer": "lm_head",
-    }
-    parameters = list(model.named_parameters())  # lists a tied matrix once, under its first name
-    return {part: sum(p.numel() for name, p in parameters if key in name) for part, key in patterns.items()}

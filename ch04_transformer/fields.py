@@ -47,7 +47,7 @@ def check_fields(config):
     """ValueError that names the first field of a dataclass whose value its annotation does not allow.
 
     Understood are int, float, bool, str, tuples of these, Literal, `... | None`, and Annotated with Bounds;
-    a field of another type is not looked at. True and False are no numbers here, and a float is finite.
+    a field of another type is not looked at. A number may not be True or False, and a float must be finite.
     """
     hints = get_type_hints(type(config), include_extras=True)
     for field in fields(config):

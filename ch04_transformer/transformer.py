@@ -74,38 +74,34 @@ class GELU(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Widen, GELU, narrow: (..., D) -> (..., d_ff) -> (..., D).
+    """Widen, tanh-GELU, narrow: (..., D) -> (..., d_ff) -> (..., D).
 
     Vaswani et al. 2017, section 3.3, equation 2, with GELU.
     """
 
-    def __init__(self, d_model, d_ff, *, dropout=0.0, bias=False, approximate="tanh"):
+    def __init__(self, d_model, d_ff, bias=False):
         super().__init__()
         self.up_proj = nn.Linear(d_model, d_ff, bias=bias)
-        self.activation = GELU(approximate)
+        self.activation = GELU("tanh")
         self.down_proj = nn.Linear(d_ff, d_model, bias=bias)
-        self.dropout = nn.Dropout(dropout)
 
     def forward(self, x):
         hidden = self.activation(self.up_proj(x))  # (..., D) -> (..., d_ff)
-        narrow = self.down_proj(hidden)  # (..., d_ff) -> (..., D)
-        return self.dropout(narrow) if self.training else narrow
+        return self.down_proj(hidden)  # (..., d_ff) -> (..., D)
 
 # %% ch04_transformer.ipynb #4f40f104
 class SwiGLU(nn.Module):
     """down(silu(gate(x)) * up(x)): (..., D) -> (..., d_ff) -> (..., D). Shazeer 2020, equation 6."""
 
-    def __init__(self, d_model, d_ff, *, dropout=0.0, bias=False):
+    def __init__(self, d_model, d_ff, bias=False):
         super().__init__()
         self.gate_proj = nn.Linear(d_model, d_ff, bias=bias)
         self.up_proj = nn.Linear(d_model, d_ff, bias=bias)
         self.down_proj = nn.Linear(d_ff, d_model, bias=bias)
-        self.dropout = nn.Dropout(dropout)
 
     def forward(self, x):
         hidden = F.silu(self.gate_proj(x)) * self.up_proj(x)  # (..., D) -> (..., d_ff)
-        narrow = self.down_proj(hidden)  # (..., d_ff) -> (..., D)
-        return self.dropout(narrow) if self.training else narrow
+        return self.down_proj(hidden)  # (..., d_ff) -> (..., D)
 
 
 def default_width(d_model, activation):
@@ -114,30 +110,12 @@ def default_width(d_model, activation):
         return 4 * d_model
     return 8 * math.ceil(d_model / 3)  # 8/3 d_model, and 8 times a whole number
 
-# %% ch04_transformer.ipynb #84ac91e9
+
 def count_parameters(model):
     """How many numbers the model learns; a tied matrix counts once."""
     return sum(parameter.numel() for parameter in model.parameters())
 
-# %% ch04_transformer.ipynb #e68b9e4d
-_GPT2 = dict(vocab_size=50257, context_length=1024, bias=True)
-_SMALL = dict(vocab_size=2048, context_length=128, d_model=128, n_heads=4, n_layers=4)
-_LLAMA = dict(norm="rmsnorm", activation="swiglu", position="rope")
-PRESETS = {
-    "gpt2-small": _GPT2 | dict(d_model=768, n_heads=12, n_layers=12),
-    "gpt2-medium": _GPT2 | dict(d_model=1024, n_heads=16, n_layers=24),
-    "gpt2-large": _GPT2 | dict(d_model=1280, n_heads=20, n_layers=36),
-    # a width of 1600 needs smaller initial weights than GPT-2's 0.02: sqrt(2 / (5 * 1600)), see `initialise`
-    "gpt2-xl": _GPT2 | dict(d_model=1600, n_heads=25, n_layers=48, init_std=0.0158),
-    "gpt2-tiny": _SMALL | dict(bias=True),
-    "gpt2-mini": _SMALL | dict(vocab_size=4096, d_model=256, bias=True),
-    "llama-like": _LLAMA
-    | dict(vocab_size=49152, context_length=2048, d_model=576, n_heads=9, n_kv_heads=3, n_layers=30)
-    | dict(d_ff=1536, rope_theta=100000.0),
-    "llama-tiny": _SMALL | _LLAMA | dict(n_kv_heads=2),
-}
-
-# %% ch04_transformer.ipynb #ad38772c
+# %% ch04_transformer.ipynb #d848269b
 @dataclass(frozen=True)
 class GPTConfig:
     """What a GPT is made of. ValueError names a value that cannot work, and the rule that it breaks."""
@@ -157,7 +135,7 @@ class GPTConfig:
     position: Literal["learned", "sinusoidal", "rope"] = "learned"  # chapter 2; Llama: rope
     rope_theta: Positive = 10000.0  # base of the rotary speeds
     tie_weights: bool = True  # one matrix for the token embedding and the output layer
-    init_std: Positive = 0.02  # standard deviation of the initial weights
+    init_std: Positive | None = None  # standard deviation of initial weights; None: sqrt(2 / (5 d_model))
     backend: Literal["sdpa", "eager"] = "sdpa"  # attention: PyTorch's fused kernel, or chapter 3's own lines
     norm_eps: Positive = 1e-5  # keeps the norms from dividing by zero
 
@@ -191,7 +169,30 @@ class GPTConfig:
         """n_kv_heads, or its default: n_heads."""
         return self.n_kv_heads or self.n_heads
 
-# %% ch04_transformer.ipynb #e56cc3a7
+    @property
+    def weight_std(self):
+        """init_std, or its default, which gets smaller with width: Nguyen and Salazar 2019, section 2.2."""
+        return self.init_std or math.sqrt(2 / (5 * self.d_model))
+
+# %% ch04_transformer.ipynb #c6ff62e3
+_GPT2 = dict(vocab_size=50257, context_length=1024, bias=True, init_std=0.02)
+_SMALL = dict(vocab_size=2048, context_length=128, d_model=128, n_heads=4, n_layers=4)
+_LLAMA = dict(norm="rmsnorm", activation="swiglu", position="rope")
+PRESETS = {
+    "gpt2-small": _GPT2 | dict(d_model=768, n_heads=12, n_layers=12),
+    "gpt2-medium": _GPT2 | dict(d_model=1024, n_heads=16, n_layers=24),
+    "gpt2-large": _GPT2 | dict(d_model=1280, n_heads=20, n_layers=36),
+    # so wide a model wants smaller initial weights than GPT-2's 0.02
+    "gpt2-xl": _GPT2 | dict(d_model=1600, n_heads=25, n_layers=48, init_std=None),
+    "gpt2-tiny": _SMALL | dict(bias=True),
+    "gpt2-mini": _SMALL | dict(vocab_size=4096, d_model=256, bias=True),
+    "llama-like": _LLAMA
+    | dict(vocab_size=49152, context_length=8192, d_model=576, n_heads=9, n_kv_heads=3, n_layers=30)
+    | dict(d_ff=1536, rope_theta=100000.0, init_std=0.02),
+    "llama-tiny": _SMALL | _LLAMA | dict(n_kv_heads=2),
+}
+
+# %% ch04_transformer.ipynb #6b3b68fe
 def make_norm(config):
     """The norm that a GPTConfig asks for."""
     if config.norm == "rmsnorm":
@@ -206,12 +207,11 @@ def make_rope(config):
 
 
 class TransformerBlock(nn.Module):
-    """Attention, then feed-forward, each added to its input: (B, T, D) -> (B, T, D).
+    """Attention, then feed-forward, each added to its input: x (B, T, D) -> (B, T, D).
 
     norm_position "pre" is Radford et al. 2019, section 2.3; "post" is Vaswani et al. 2017, section 3.1. rope:
-    the rotation that blocks share; None: one of its own, where the configuration asks for one. Its angles are
-    looked up for `positions`, or come as cos_sin=rope.cos_sin(positions, x.dtype). With return_weights the
-    attention weights (B, H, T, S) are a second result.
+    the rotation that blocks share; None: one of its own, where the configuration asks for one. mask, cache
+    (of this layer) and cos_sin are handed to MultiHeadAttention.
     """
 
     def __init__(self, config, rope=None):
@@ -223,33 +223,33 @@ class TransformerBlock(nn.Module):
             c.d_model, c.n_heads, c.n_kv_heads, c.dropout, c.bias, rope, c.backend
         )
         feed_forward = SwiGLU if c.activation == "swiglu" else FeedForward
-        self.feed_forward = feed_forward(c.d_model, c.ff_width, dropout=c.dropout, bias=c.bias)
-        self.dropout = nn.Dropout(c.dropout)
+        self.feed_forward = feed_forward(c.d_model, c.ff_width, c.bias)
+        self.dropout = c.dropout
 
-    def forward(self, x, cache=None, positions=None, return_weights=False, mask=None, cos_sin=None):
-        read = self.norm1(x) if self.pre else x  # (B, T, D)
-        attended = self.attention(read, mask, cache, positions, return_weights, cos_sin)
-        if return_weights:
-            attended, weights = attended  # (B, T, D), (B, H, T, S)
-        if self.training:
-            attended = self.dropout(attended)
+    def drop(self, x):
+        """Dropout on what a layer adds: (B, T, D) -> (B, T, D), in training only."""
+        return F.dropout(x, self.dropout) if self.training else x
+
+    def forward(self, x, mask=None, cache=None, cos_sin=None):
         if self.pre:
-            x = x + attended  # (B, T, D)
-            x = x + self.feed_forward(self.norm2(x))
-        else:
-            x = self.norm1(x + attended)
-            x = self.norm2(x + self.feed_forward(x))
-        return (x, weights) if return_weights else x
+            x = x + self.drop(self.attention(self.norm1(x), mask, cache, cos_sin=cos_sin))  # (B, T, D)
+            return x + self.drop(self.feed_forward(self.norm2(x)))  # (B, T, D)
+        x = self.norm1(x + self.drop(self.attention(x, mask, cache, cos_sin=cos_sin)))  # (B, T, D)
+        return self.norm2(x + self.drop(self.feed_forward(x)))  # (B, T, D)
+
+    def attention_weights(self, x):
+        """Who looks at whom in this block: x (B, T, D) -> (B, H, T, T)."""
+        return self.attention(self.norm1(x) if self.pre else x, return_weights=True)[1]
 
 # %% ch04_transformer.ipynb #e4458516
 @torch.no_grad()
 def initialise(model):
-    """N(0, init_std²) for every matrix, divided by sqrt(2 n_layers) where it writes into the stream.
+    """N(0, weight_std²) for every matrix, divided by sqrt(2 n_layers) where it writes into the stream.
 
-    Norms 1, biases 0. Radford et al. 2019, section 2.3. Wide models want init_std near sqrt(2 / (5 d_model)):
-    Nguyen and Salazar 2019, section 2.2. named_parameters() lists a tied matrix once, so it is drawn once.
+    Norms 1, biases 0. Radford et al. 2019, section 2.3. named_parameters() lists a tied matrix once, so it is
+    drawn once.
     """
-    std = model.config.init_std
+    std = model.config.weight_std
     for name, parameter in model.named_parameters():
         if parameter.dim() >= 2:
             residual = name.endswith(("out_proj.weight", "down_proj.weight"))
@@ -262,7 +262,7 @@ class GPT(nn.Module):
     """A decoder-only transformer: token_ids (B, T) int64 -> logits (B, T, V).
 
     cache: one of chapter 6, with keys and values of earlier tokens; positions then go on where it ends.
-    positions: (T,) or (B, T) int64, in place of 0 .. T - 1; mask: as in MultiHeadAttention, in place of the
+    positions: (T,) or (B, T) int64, in place of 0 .. T - 1. mask: as in MultiHeadAttention, in place of the
     causal one. last_only: logits of the last token alone, (B, 1, V). ValueError when the tokens, earlier ones
     included, are more than context_length; the embedding refuses an id that is not in 0 .. vocab_size - 1.
     """
@@ -280,27 +280,27 @@ class GPT(nn.Module):
         initialise(self)
 
     def forward(self, token_ids, cache=None, positions=None, mask=None, last_only=False):
-        x = self._blocks(token_ids, cache, positions, mask)[0]
-        return self.lm_head(self.norm(x[:, -1:] if last_only else x))  # (B, T, D) -> (B, T, V)
+        x, cos_sin = self.embed(token_ids, 0 if cache is None else cache.length, positions)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, mask, None if cache is None else cache[layer], cos_sin)  # (B, T, D)
+        x = x[:, -1:] if last_only else x  # (B, 1, D) or (B, T, D)
+        return self.lm_head(self.norm(x))  # (B, T, D) -> (B, T, V)
+
+    def embed(self, token_ids, earlier=0, positions=None):
+        """Vectors (B, T, D) for the first block, and the rotary angles that all blocks share, or None."""
+        T, limit = token_ids.size(1), self.config.context_length
+        if earlier + T > limit:
+            raise ValueError(f"{earlier + T} tokens are more than context_length={limit}; pass only the last")
+        if positions is None:
+            positions = torch.arange(earlier, earlier + T, device=token_ids.device)  # (T,)
+        x = self.embedding(token_ids, positions)  # (B, T) -> (B, T, D)
+        return x, None if self.rope is None else self.rope.cos_sin(positions, x.dtype)
 
     @torch.no_grad()
     def attention_weights(self, token_ids):
-        """The attention weights of every layer: token_ids (B, T) -> (L, B, H, T, T)."""
-        return torch.stack(self._blocks(token_ids, return_weights=True)[1])
-
-    def _blocks(self, token_ids, cache=None, positions=None, mask=None, return_weights=False):
-        T, limit = token_ids.size(1), self.config.context_length
-        earlier = 0 if cache is None else cache.length
-        if earlier + T > limit:
-            raise ValueError(f"{earlier + T} tokens are more than context_length={limit}; pass only the last of them")
-        if positions is None:
-            positions = torch.arange(earlier, earlier + T, device=token_ids.device)  # (T,)
-        x, maps = self.embedding(token_ids, positions), []  # (B, T) -> (B, T, D)
-        cos_sin = None if self.rope is None else self.rope.cos_sin(positions, x.dtype)  # once, for all blocks
-        for index, block in enumerate(self.blocks):
-            past = None if cache is None else cache[index]
-            x = block(x, past, None, return_weights, mask, cos_sin)  # (B, T, D)
-            if return_weights:
-                x, weights = x
-                maps.append(weights)  # (B, H, T, T)
-        return x, maps
+        """Who looks at whom in every layer: token_ids (B, T) -> (L, B, H, T, T)."""
+        (x, cos_sin), maps = self.embed(token_ids), []
+        for block in self.blocks:
+            maps.append(block.attention_weights(x))  # (B, H, T, T)
+            x = block(x, cos_sin=cos_sin)  # (B, T, D)
+        return torch.stack(maps)  # (L, B, H, T, T)

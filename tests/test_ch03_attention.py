@@ -637,7 +637,7 @@ def test_keys_and_values_that_do_not_fit(function, shapes):
 def test_a_mask_that_could_mean_something_else(backend, mask):
     """The batch, the queries and the keys are three each."""
     message = (
-        r"a mask \(.*3, 3\), torch\.\w+, for scores \(3, 4, 3, 3\): expected bool and as many dimensions"
+        r"a mask \(.*3, 3\), torch\.\w+, for q \(3, 4, 3, 4\): expected bool and as many dimensions as q"
     )
     with pytest.raises(ValueError, match=message):
         make_attention(backend)(torch.randn(3, 3, 16), mask)

@@ -195,8 +195,8 @@ BREAKAGES = {
     "needs exactly one set-up cell": [edit(lambda nb: nb.cells.pop(1))],
     "stored output on stderr": [edit(add_stderr)],
     "lines of code, and 40 are the limit": [add_code("x = 1\n" * 41)],
-    "lines of the exported modules are guards": [
-        append("ch03_attention/attention.py", "\ndef f(x):\n" + "    assert x\n" * 500)
+    "lines are guards, and 10% are the limit": [
+        append("ch03_attention/attention.py", "\ndef f(x):\n" + "    assert x\n" * 50)
     ],
     "minutes to read, and 90 are the limit": [
         edit(lambda nb: nb.cells.append(nbformat.v4.new_markdown_cell("word " * 180 * 91)))

@@ -25,8 +25,6 @@ from notebooks.running import folded_metadata
 REMOTE_IMAGE = re.compile(
     r"!\[[^\]]*\]\(\s*<?https?://[^)]*\)|<img[^>]+src\s*=\s*[\"']?https?://[^>]*>", re.IGNORECASE
 )
-# Chapters whose main way is not one sitting yet.
-NOT_YET_ONE_SITTING = CHAPTERS[3:]
 
 
 def problems(root=ROOT):
@@ -134,8 +132,7 @@ def notebook_problems(notebook, path, settings):
     for image in REMOTE_IMAGE.findall(BADGE_PATTERN.sub("", text)):
         yield f"shows a remote image, {image}; draw it with code"
     yield from long_cell_problems(notebook)
-    if path.parent.name not in NOT_YET_ONE_SITTING:
-        yield from sitting_problems(notebook)
+    yield from sitting_problems(notebook)
     if f"| **To read** | {minutes(notebook)} minutes |" not in notebook.cells[0].source:
         yield "has other minutes on its title page than it takes to read; run: make badges"
     yield from folding_problems(notebook)
