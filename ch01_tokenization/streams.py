@@ -16,10 +16,10 @@ __all__ = [
     "COVERING",
     "find_pieces",
     "Remembered",
+    "join_surrogates",
     "safe_segments",
     "split_words",
     "count_words",
-    "to_utf8",
     "special_patterns",
     "disallowed_message",
     "check_special_tokens",
@@ -62,6 +62,15 @@ class Remembered(dict):
             self[key] = value
         return value
 
+# %% ch01_deeper.ipynb #72b27ac0
+def join_surrogates(text):
+    """str -> str: two halves of a surrogate pair become their character, one alone U+FFFD, as in tiktoken."""
+    try:
+        text.encode("utf-8")  # fails for halves, and for nothing else
+        return text
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
 # %% ch01_deeper.ipynb #48f99210
 # GPT-4's, "cl100k_base" in tiktoken. (?i:...) ignores case; a + behind ? or + means: do not look back.
 GPT4_SPLIT_PATTERN = (
@@ -83,19 +92,21 @@ def safe_segments(texts, special_tokens=(), pattern=GPT2_SPLIT_PATTERN):
     """
     known = pattern in (GPT2_SPLIT_PATTERN, GPT4_SPLIT_PATTERN)
     special, longest = special_pattern(frozenset(special_tokens)), max(map(len, special_tokens), default=1)
-    held, wanted = "", 0
+    held, half, wanted = "", "", 0
     for chunk in [texts] if isinstance(texts, str) or not isinstance(texts, Iterable) else texts:
         if not isinstance(chunk, str) or isinstance(texts, dict):
             raise ValueError(f"expected a str or an iterable of str, as plays.values(), got {texts!r:.60}")
-        held += chunk
+        chunk = half + chunk
+        half = chunk[-1:] if "\ud800" <= chunk[-1:] < "\udc00" else ""  # the other half may still come
+        held += join_surrogates(chunk.removesuffix(half))
         if known and len(held) >= wanted:
             cut = _last_cut(held, special, longest)
             if cut:
                 yield held[:cut]
             held = held[cut:]
             wanted = 0 if cut else 2 * len(held)  # no place yet: look again when there is twice as much
-    if held:
-        yield held
+    if held + half:
+        yield held + join_surrogates(half)
 
 
 def _last_cut(text, special, longest):
@@ -131,21 +142,11 @@ def count_words(texts, pattern=GPT2_SPLIT_PATTERN, special_tokens=()):
     for segment in safe_segments(texts, special_tokens, pattern):
         for part in special.split(segment)[::2]:  # without the special tokens themselves
             pieces.update(find_pieces(part, pattern))
-    words, spelled = defaultdict(int), Counter()
+    words = defaultdict(int)
     for piece, count in pieces.items():
         for word in split_words(piece, split):
             words[word] += count
-    for word, count in words.items():
-        spelled[to_utf8(word)] += count
-    return spelled
-
-
-def to_utf8(word):
-    """str -> UTF-8. Half a surrogate pair, which is not text, becomes U+FFFD, as in tiktoken."""
-    try:
-        return word.encode("utf-8")
-    except UnicodeEncodeError:
-        return word.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode("utf-8")
+    return Counter({word.encode(): count for word, count in words.items()})
 
 # %% ch01_deeper.ipynb #d581c799
 def special_patterns(every, allowed, disallowed):
@@ -176,7 +177,10 @@ def _pattern_without(every, allowed):
 
 
 def check_special_tokens(tokens):
-    """ValueError unless `tokens` is a collection, in an order, of different texts that are not empty."""
+    """ValueError unless `tokens` is a collection, in an order, of different texts that are not empty.
+
+    What holds half a surrogate pair is not text, and would never be found.
+    """
     counts = Counter([""] if isinstance(tokens, str | set) else [*tokens])
-    if not all(isinstance(token, str) and token and count == 1 for token, count in counts.items()):
+    if not all(isinstance(t, str) and t and n == 1 and t == join_surrogates(t) for t, n in counts.items()):
         raise ValueError(f"special_tokens={tokens!r:.90} must be a tuple of different texts, none empty")

@@ -16,10 +16,10 @@ from .streams import (
     count_words,
     disallowed_message,
     find_pieces,
+    join_surrogates,
     safe_segments,
     special_patterns,
     split_words,
-    to_utf8,
 )
 
 __all__ = [
@@ -70,7 +70,7 @@ class BPETokenizer:
         missing = [token for token in tokens if len(token) == 1 and token not in ids] if drop_unknown else []
         self.unknown = b"".join(missing)
         self._ids = {character: ids[token] for token, character in tokens.items() if token not in missing}
-        self._bytes = self.vocab | {index: to_utf8(token) for token, index in self.special_tokens.items()}
+        self._bytes = self.vocab | {index: token.encode() for token, index in self.special_tokens.items()}
         self._words, self._pieces = Remembered(self._encode_word), Remembered(self._encode_piece)
 
     @classmethod
@@ -116,19 +116,20 @@ class BPETokenizer:
         if found := disallowed.search(text):
             raise ValueError(disallowed_message(found[0], found[0] in self.special_tokens))
         ids = []
-        for number, part in enumerate(allowed.split(text)):
+        for number, part in enumerate(allowed.split(join_surrogates(text))):
             ids += [self.special_tokens[part]] if number % 2 else self.encode_ordinary(part)
         return ids
 
     def encode_ordinary(self, text):
         """str -> list of ids; special tokens are taken as ordinary text."""
-        return list(chain.from_iterable(map(self._pieces.__getitem__, find_pieces(text, self.pattern))))
+        pieces = find_pieces(join_surrogates(text), self.pattern)
+        return list(chain.from_iterable(map(self._pieces.__getitem__, pieces)))
 
     def _encode_piece(self, piece):
         return chain.from_iterable(map(self._words.__getitem__, split_words(piece, self._split)))
 
     def _encode_word(self, word):
-        spelling = to_utf8(word).translate(None, delete=self.unknown)
+        spelling = word.encode().translate(None, delete=self.unknown)
         return map(self._ids.__getitem__, merge_by_rank(spelling.decode("latin-1"), self._table))
 
     def encode_iterable(self, chunks, allowed_special=frozenset(), disallowed_special="all"):

@@ -40,7 +40,7 @@ ODD_PATTERN = r"[^,]*,\s?(?=\S)|.|\s"
 # Letters of several scripts, digits, marks, every kind of space, controls, half surrogates and their
 # neighbours, pieces of contractions and of special tokens, and long runs.
 AWKWARD = list("ab tT'sldmrve 0١½é한数ß🐚<|>_.,!\n\r\t\u200d\u0301\x00\x1c\x85\xa0\u3000")
-AWKWARD += list("\ud7ff\ud83d\udc1a\ue000")
+AWKWARD += list("\ud7ff\ud83d\udc1a\ue000\ud835\udc00𝐀")  # 𝐀 is a letter outside of the first 65,536
 AWKWARD += [
     "<|endoftext|>",
     "<|endoftext",
@@ -299,10 +299,10 @@ def test_training_is_the_same_in_another_process(plays):
 @given(text=TEXTS)
 @pytest.mark.parametrize("pattern", [GPT2_SPLIT_PATTERN, GPT4_SPLIT_PATTERN, ODD_PATTERN])
 def test_words_are_counted_as_the_pattern_says(text, pattern):
-    parts = text.split("<|endoftext|>")
-    words = [word for part in parts for word in regex.findall(pattern, part)]
-    spelled = (word.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode() for word in words)
-    assert count_words([text], pattern, ["<|endoftext|>"]) == Counter(spelled)
+    parts = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").split("<|endoftext|>")
+    words = Counter(word.encode() for part in parts for word in regex.findall(pattern, part))
+    assert count_words([text], pattern, ["<|endoftext|>"]) == words
+    assert count_words([*text], pattern, ["<|endoftext|>"]) == words
 
 
 # guards against: special tokens merged, miscounted or injected
@@ -349,6 +349,38 @@ def test_gpt2_equals_tiktoken_on_every_code_point(gpt2, reference):
 def test_own_vocabulary_equals_tiktoken(tokenizer, text, pattern):
     ours = BPETokenizer(tokenizer.vocab, tokenizer.merges, tokenizer.special_tokens, pattern)
     assert ours.encode_ordinary(text) == ours.to_tiktoken().encode_ordinary(text)
+
+
+HALVES = list("a𝐀 1\ud835\udc00<>.") + ["<𝐀>", "<\ud835\udc00>", "�", "<�>", "<𝐀 b>", "<\ud835\udc00 b>"]
+
+
+@settings(max_examples=500)
+@given(text=st.lists(st.sampled_from(HALVES), max_size=12).map("".join))
+@pytest.mark.parametrize("pattern", [GPT2_SPLIT_PATTERN, GPT4_SPLIT_PATTERN, ODD_PATTERN])
+def test_half_characters_are_joined_first_as_in_tiktoken(text, pattern):
+    """In words, next to words, in special tokens, alone, and with a chunk's end between them."""
+    trained = BPETokenizer.train("a𝐀 1𝐀. " * 20, 256 + 6 + 3, ("<𝐀>", "<�>", "<𝐀 b>"))
+    ours = BPETokenizer(trained.vocab, trained.merges, trained.special_tokens, pattern)
+    theirs = ours.to_tiktoken()
+    assert ours.encode_ordinary(text) == theirs.encode_ordinary(text)
+    for allowed in ("all", {"<𝐀>"}, set()):
+        ids = theirs.encode(text, allowed_special=allowed, disallowed_special=())
+        assert ours.encode(text, allowed, disallowed_special=()) == ids
+        assert [*ours.encode_iterable([*text], allowed, disallowed_special=())] == ids
+    refused = []
+    for encoder in (ours, theirs):
+        try:
+            refused.append(encoder.encode(text))
+        except ValueError:
+            refused.append("refused")
+    assert refused[0] == refused[1]
+
+
+@pytest.mark.parametrize("halves", ["a\ud835\udc00 " * 20, ["a\ud835", "\udc00 "] * 20])
+def test_training_joins_half_characters_first(halves):
+    trained = BPETokenizer.train(halves, 261)
+    assert trained.merges == BPETokenizer.train("a𝐀 " * 20, 261).merges
+    assert trained.encode("a\ud835\udc00") == trained.encode("a𝐀") == [259]
 
 
 @settings(max_examples=300)
@@ -542,7 +574,7 @@ def test_the_longest_special_token_wins(tokenizer):
 
 
 def test_thousands_of_special_tokens(tokenizer, plays, monkeypatch):
-    """They are compiled once: no call of encode, and no chunk of a stream, does it again."""
+    """They are compiled once: no call of encode, no chunk of a stream and no training does it again."""
     special = {f"<|{n}|>": 600 + n for n in range(5000)}
     many = BPETokenizer(tokenizer.vocab, tokenizer.merges, special)
     text = "".join(
@@ -558,8 +590,8 @@ def test_thousands_of_special_tokens(tokenizer, plays, monkeypatch):
     assert list(many.encode_iterable(chunks, allowed_special="all")) == ids
     for _ in range(100):
         assert many.encode("she sells<|7|>", allowed_special={"<|7|>"})[-1] == 607
-    assert len(compiled) <= 4
-    trained = BPETokenizer.train([text], 256 + 5000 + 50, special_tokens=special)
+    trained = BPETokenizer.train(chunks, 256 + 5000 + 50, special_tokens=special)
+    assert len(compiled) <= 6
     assert trained.n_vocab == 5306 and not any(
         b"|" in token for token in trained.vocab.values() if len(token) > 1
     )
@@ -658,6 +690,7 @@ def test_a_file_of_before_drops_nothing(tmp_path, tokenizer):
         ({"special_tokens": ("",)}, "must be a tuple of different texts, none empty"),
         ({"special_tokens": (7,)}, "must be a tuple of different texts, none empty"),
         ({"special_tokens": ("<a>", "<a>")}, "must be a tuple of different texts, none empty"),
+        ({"special_tokens": ("<\ud835>",)}, "must be a tuple of different texts, none empty"),
         ({"texts": "to be", "pattern": r"\w+"}, r"pattern '\\\\w\+' does not cover 'to be'"),
         ({"texts": "ab", "pattern": "(a)b"}, r"pattern '\(a\)b' does not cover 'ab'"),
     ],
