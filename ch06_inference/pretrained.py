@@ -17,7 +17,6 @@ from .model_folder import (
 )
 from .model_settings import config_from_gguf, config_to_hf, read_config
 from .previous_chapters import GPT, package_file, pick_device
-from .weights_first import put_weights_first
 
 __all__ = [
     "GGUF_NAMES",
@@ -90,7 +89,7 @@ def build_model(config, weights, dtype=torch.float32, device="auto"):
         raise ValueError(f"these weights do not fit the configuration; {problem}")
     model.load_state_dict(weights)
     model = model.to(device=pick_device(device), dtype=dtype).eval()
-    return put_weights_first(model) if dtype == torch.bfloat16 else model
+    return model
 
 # %% ch06_real_model.ipynb #118e3697
 def tokenizer_from_gguf(fields):
