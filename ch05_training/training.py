@@ -93,18 +93,20 @@ class Trainer:
         folder = self.folder.writing(state) if self.folder else contextlib.nullcontext()
         progress = dict(total=c.steps, initial=state.step, desc="training", unit="step", mininterval=0.5)
         with folder, tqdm(**progress) as bar, interrupts_wait() as asked:
-            while state.step < c.steps:
+            stopping = False
+            while state.step < c.steps and not stopping:
                 metrics = self.take_step()
                 improved = self.due(c.eval_every) and self.measure(metrics, asked)
                 self.log(metrics)
-                if self.due(c.checkpoint_every) or improved or asked:
+                stopping = bool(asked)  # a signal that comes later waits for the next step
+                if self.due(c.checkpoint_every) or improved or stopping:
                     self.save()
                 bar.update()
                 bar.set_postfix(loss=f"{metrics['loss']:.3f}", lr=f"{metrics['lr']:.1e}", refresh=False)
                 if watch:
                     watch(state.history)
-                if asked:
-                    stop(asked[0])
+            if asked:
+                stop(asked[0])
         return state.history
 
     def due(self, every):

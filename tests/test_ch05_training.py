@@ -335,6 +335,21 @@ def test_signals_wait_for_the_step_save_and_resume_bit_identical(data, tmp_path,
     assert torch.equal(weights(straight), weights(again))
 
 
+@pytest.mark.parametrize("last", [3, 6])
+def test_a_signal_after_the_save_waits_for_the_next_step_and_its_save(data, tmp_path, last):
+    """Whenever it comes, the newest checkpoint is the step that the history ends with."""
+    trainer = make_trainer(data, tmp_path, steps=6, checkpoint_every=0)
+
+    def watch(history):
+        if len(history) == last:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit(watch)
+    assert len(trainer.history) == min(last + 1, 6)
+    assert newest_checkpoint(tmp_path).name == f"step-{len(trainer.history):06}.safetensors"
+
+
 def test_an_interrupt_breaks_off_the_evaluation(data, tmp_path):
     """The step is saved; what was measured of it so far is not."""
     trainer = make_trainer(data, tmp_path, val_data=data, eval_every=2, batch_size=1)
