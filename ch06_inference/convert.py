@@ -5,12 +5,10 @@
 import torch
 
 from .model_folder import misfit
-from .model_settings import config_from_hf, config_to_hf, hf_kind
+from .model_settings import GPT2_NAMES, LLAMA_NAMES, config_from_hf, config_to_hf, hf_kind
 from .previous_chapters import GPT
 
 __all__ = [
-    "GPT2_NAMES",
-    "LLAMA_NAMES",
     "NOT_WEIGHTS",
     "to_interleaved",
     "to_half_split",
@@ -33,34 +31,6 @@ def to_half_split(weight, head_dim):
     """The inverse of to_interleaved."""
     pairs = weight.unflatten(0, (-1, head_dim // 2, 2))  # (H * d, ...) -> (H, d/2, 2, ...)
     return pairs.transpose(1, 2).flatten(0, 2)  # -> (H, 2, d/2, ...) -> (H * d, ...)
-
-# %% ch06_real_model.ipynb #8f471211
-GPT2_NAMES = {
-    "wte": "embedding.token",
-    "wpe": "embedding.position",
-    "h.#.ln_1": "blocks.#.norm1",
-    "h.#.attn.c_attn": "blocks.#.attention.q_proj blocks.#.attention.k_proj blocks.#.attention.v_proj",
-    "h.#.attn.c_proj": "blocks.#.attention.out_proj",
-    "h.#.ln_2": "blocks.#.norm2",
-    "h.#.mlp.c_fc": "blocks.#.feed_forward.up_proj",
-    "h.#.mlp.c_proj": "blocks.#.feed_forward.down_proj",
-    "ln_f": "norm",
-    "lm_head": "lm_head",
-}
-LLAMA_NAMES = {
-    "embed_tokens": "embedding.token",
-    "layers.#.input_layernorm": "blocks.#.norm1",
-    "layers.#.self_attn.q_proj": "blocks.#.attention.q_proj",
-    "layers.#.self_attn.k_proj": "blocks.#.attention.k_proj",
-    "layers.#.self_attn.v_proj": "blocks.#.attention.v_proj",
-    "layers.#.self_attn.o_proj": "blocks.#.attention.out_proj",
-    "layers.#.post_attention_layernorm": "blocks.#.norm2",
-    "layers.#.mlp.gate_proj": "blocks.#.feed_forward.gate_proj",
-    "layers.#.mlp.up_proj": "blocks.#.feed_forward.up_proj",
-    "layers.#.mlp.down_proj": "blocks.#.feed_forward.down_proj",
-    "norm": "norm",
-    "lm_head": "lm_head",
-}
 
 # %% ch06_real_model.ipynb #65cb980d
 def empty_weights(config):

@@ -1,4 +1,4 @@
-"""What a file says about a model: a config.json to a GPTConfig and back, and the fields of a GGUF file.
+"""What a file says about a model: config.json and weight names of Hugging Face, and fields of a GGUF file.
 
 Written by hand, since other people's names for settings teach nothing about language models.
 """
@@ -28,6 +28,33 @@ HF_VALUES = {  # settings that GPT follows only with these values
     **dict.fromkeys(("attn_logit_softcapping", "final_logit_softcapping", "use_qk_norm"), (None, False)),
     **dict.fromkeys(("partial_rotary_factor", "attention_multiplier", "logits_scaling"), (None, 1)),
     **dict.fromkeys(("embedding_multiplier", "residual_multiplier"), (None, 1)),
+}
+# weights: theirs, ours; # is the number of a block. c_attn is three of ours
+GPT2_NAMES = {
+    "wte": "embedding.token",
+    "wpe": "embedding.position",
+    "h.#.ln_1": "blocks.#.norm1",
+    "h.#.attn.c_attn": "blocks.#.attention.q_proj blocks.#.attention.k_proj blocks.#.attention.v_proj",
+    "h.#.attn.c_proj": "blocks.#.attention.out_proj",
+    "h.#.ln_2": "blocks.#.norm2",
+    "h.#.mlp.c_fc": "blocks.#.feed_forward.up_proj",
+    "h.#.mlp.c_proj": "blocks.#.feed_forward.down_proj",
+    "ln_f": "norm",
+    "lm_head": "lm_head",
+}
+LLAMA_NAMES = {
+    "embed_tokens": "embedding.token",
+    "layers.#.input_layernorm": "blocks.#.norm1",
+    "layers.#.self_attn.q_proj": "blocks.#.attention.q_proj",
+    "layers.#.self_attn.k_proj": "blocks.#.attention.k_proj",
+    "layers.#.self_attn.v_proj": "blocks.#.attention.v_proj",
+    "layers.#.self_attn.o_proj": "blocks.#.attention.out_proj",
+    "layers.#.post_attention_layernorm": "blocks.#.norm2",
+    "layers.#.mlp.gate_proj": "blocks.#.feed_forward.gate_proj",
+    "layers.#.mlp.up_proj": "blocks.#.feed_forward.up_proj",
+    "layers.#.mlp.down_proj": "blocks.#.feed_forward.down_proj",
+    "norm": "norm",
+    "lm_head": "lm_head",
 }
 GPT2_HEADS = {768: 12, 1024: 16, 1280: 20, 1600: 25}  # d_model: n_heads of the published four
 
