@@ -169,7 +169,7 @@ def skip_padding(earlier, T, padding):
     positions = (columns[earlier:] - padding.unsqueeze(1)).clamp(min=0)  # (B, T)
     return positions, causal_mask(T, earlier + T, padding.device) & real  # (B, 1, T, S)
 
-# %% ch06_inference.ipynb #dfad1d28
+# %% ch06_inference.ipynb #6ffb1f70
 def newer_half(begins, T, context):
     """Where in T columns a row is read from, (B,) -> (B,): if it is full, half a context before the end."""
     return torch.where(T - begins > context, T - max(1, context // 2), begins)
