@@ -200,9 +200,9 @@ def generate_steps(model, token_ids, max_new_tokens, eos_id=None, use_cache=True
     if own_cache and use_cache:
         cache = KVCache(model.config, token_ids.size(1) + max_new_tokens)
     finished = torch.zeros(len(token_ids), dtype=torch.bool, device=token_ids.device)  # (B,)
-    begins = torch.zeros_like(finished, dtype=torch.long)  # (B,)
+    begins = torch.zeros(len(token_ids), dtype=torch.long)  # (B,), on the CPU
     if padding is not None:
-        token_ids, begins = replace_filling(token_ids, padding), padding
+        token_ids, begins = replace_filling(token_ids, padding), padding.cpu()
     for _ in range(max_new_tokens):
         if own_cache and token_ids.size(1) - start > context:  # full: some rows go on with half a context
             begins = newer_half(begins, token_ids.size(1), context)
@@ -212,7 +212,8 @@ def generate_steps(model, token_ids, max_new_tokens, eos_id=None, use_cache=True
         held = cache.length if cache is not None else 0
         new = token_ids[:, start + held :]  # (B, those that are not in the cache)
         if padding is not None:
-            where["positions"], where["mask"] = skip_padding(held, new.size(1), begins - start)
+            left = (begins - start).to(token_ids.device)  # (B,): the filling of each row
+            where["positions"], where["mask"] = skip_padding(held, new.size(1), left)
         with torch.inference_mode():  # no_grad with less to remember, and so about a tenth faster
             logits = model(new, cache, last_only=True, **where)[:, -1, :n_vocab].float()  # (B, V)
         if repetition_penalty != 1:
