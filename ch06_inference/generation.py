@@ -9,7 +9,6 @@ import torch
 from .previous_chapters import causal_mask
 
 __all__ = [
-    "COLDEST",
     "top_k_filter",
     "top_p_filter",
     "sample_next",
@@ -19,6 +18,7 @@ __all__ = [
     "cache_bytes",
     "pad_left",
     "skip_padding",
+    "newer_half",
     "replace_filling",
     "generate_steps",
     "generate",
@@ -43,27 +43,23 @@ def top_p_filter(logits, p):
         raise ValueError(f"top_p={p} must be above 0 and at most 1; leave it out to keep all tokens")
     ordered, order = logits.sort(dim=-1)  # (B, V) each, the worst first
     rest = ordered.float().softmax(dim=-1).cumsum(dim=-1)  # (B, V): each token and all that are worse
-    dropped = rest < (1 - p) * (1 + 1e-6)  # equal to six digits is equal
+    dropped = rest < (1 - p) * (1 + 1e-6)  # with room for rounding: a millionth
     dropped[..., -1] = False  # the best always stays
     return logits.masked_fill(torch.empty_like(dropped).scatter(-1, order, dropped), -math.inf)
 
 # %% ch06_inference.ipynb #3b338eab
-COLDEST = torch.finfo(torch.float32).tiny  # about 1e-38; a smaller divisor is 0 on many devices
-
-
 def sample_next(logits, temperature=1.0, top_k=None, top_p=None, generator=None):
     """Choose the next token of each row: logits (B, V) -> token ids (B,).
 
-    Temperature 0, or one too small for 32 bits, takes the most probable. Otherwise: divide by the
-    temperature, keep the top k, of these the top p, draw. ValueError for a temperature that is negative or
-    not finite, and for a top_p outside (0, 1].
+    Temperature 0 takes the most probable. Otherwise: divide by the temperature, keep the top k, of these the
+    top p, draw. ValueError for a temperature that is negative or not finite, a top_k below 1, and a top_p
+    outside (0, 1].
     """
-    if not 0 <= temperature < math.inf:
-        raise ValueError(f"temperature={temperature} must be finite and at least 0; 0 is greedy, 0.8 usual")
-    if temperature < COLDEST:
+    if not 0 <= temperature < math.inf or (top_k is not None and top_k < 1):
+        raise ValueError(f"temperature={temperature} must be finite and at least 0, top_k={top_k} at least 1")
+    if temperature == 0:
         return logits.argmax(dim=-1)  # (B, V) -> (B,); the filters always keep the best
-    logits = logits.float()  # (B, V)
-    logits = (logits - logits.amax(dim=-1, keepdim=True)) / temperature  # the best stays 0, however cold
+    logits = logits.float() / max(temperature, 1e-20)  # (B, V); in 32 bits 1e-46 would be 0
     if top_k is not None:
         logits = top_k_filter(logits, top_k)
     if top_p is not None:
@@ -105,18 +101,18 @@ class LayerCache:
         self.length = end
         return self.keys[:, :, :end], self.values[:, :, :end]
 
-    @torch.inference_mode(False)  # ordinary memory, which can be written to later, whoever fills it first
+    @torch.inference_mode(False)  # memory made in inference mode could not be written to outside of it
     def reserve(self, like, n_tokens):
         """Set memory aside for `n_tokens` or more, shaped like `like` (B, Hkv, T, d), and move there."""
         while self.capacity < n_tokens:
             self.capacity *= 2
         self.capacity = max(n_tokens, min(self.capacity, self.limit))
-        old, (B, H, _, d) = (self.keys, self.values), like.shape
-        self.keys, self.values = (like.new_empty(B, H, self.capacity, d) for _ in old)
-        if self.length:
-            self.keys[:, :, : self.length], self.values[:, :, : self.length] = (
-                t[:, :, : self.length] for t in old
-            )
+        B, H, _, d = like.shape
+        shape, n = (B, H, self.capacity, d), self.length
+        keys, values = like.new_empty(shape), like.new_empty(shape)
+        if n:
+            keys[:, :, :n], values[:, :, :n] = self.keys[:, :, :n], self.values[:, :, :n]
+        self.keys, self.values = keys, values
 
 # %% ch06_inference.ipynb #9b49ebed
 class KVCache:
@@ -173,6 +169,11 @@ def skip_padding(earlier, T, padding):
     positions = (columns[earlier:] - padding.unsqueeze(1)).clamp(min=0)  # (B, T)
     return positions, causal_mask(T, earlier + T, padding.device) & real  # (B, 1, T, S)
 
+# %% ch06_inference.ipynb #6ffb1f70
+def newer_half(begins, T, context):
+    """Where in T columns a row is read from, (B,) -> (B,): if it is full, half a context before the end."""
+    return torch.where(T - begins > context, T - max(1, context // 2), begins)
+
 # %% ch06_inference.ipynb #89ee3877
 def replace_filling(token_ids, padding):
     """token_ids (B, T) with each row's last token in place of what fills it up at the left.
@@ -193,23 +194,26 @@ def generate_steps(model, token_ids, max_new_tokens, eos_id=None, use_cache=True
     filled on the way: all but the last token that came out are then in it, and the model refuses what would
     pass its context. n_vocab: ids from there on are never chosen.
     """
-    context, start, own, where = model.config.context_length, 0, cache is None, {}
     if eos_id is not None and eos_id not in range(model.config.vocab_size):
         raise ValueError(f"eos_id={eos_id} is not one of this model's ids; take the tokenizer's eot_token")
-    if padding is not None:
-        token_ids = replace_filling(token_ids, padding)
-    if own and use_cache:
-        cache = KVCache(model.config, min(context, token_ids.size(1) + max_new_tokens))
-    new = token_ids if own else token_ids[:, cache.length :]  # (B, those that are not in the cache)
+    context, own_cache, start, where = model.config.context_length, cache is None, 0, {}
+    if own_cache and use_cache:
+        cache = KVCache(model.config, token_ids.size(1) + max_new_tokens)
     finished = torch.zeros(len(token_ids), dtype=torch.bool, device=token_ids.device)  # (B,)
+    begins = torch.zeros(len(token_ids), dtype=torch.long)  # (B,), on the CPU
+    if padding is not None:
+        token_ids, begins = replace_filling(token_ids, padding), padding.cpu()
     for _ in range(max_new_tokens):
-        if own and token_ids.size(1) - start > context:  # the context is full: go on with its newer half
-            start = token_ids.size(1) - max(1, context // 2)
-            new, cache = token_ids[:, start:], KVCache(model.config, context) if use_cache else None
+        if own_cache and token_ids.size(1) - start > context:  # full: some rows go on with half a context
+            begins = newer_half(begins, token_ids.size(1), context)
+            start = begins.min().item()  # the first column that is read
+            if use_cache:
+                cache.rewind(0)
+        held = cache.length if cache is not None else 0
+        new = token_ids[:, start + held :]  # (B, those that are not in the cache)
         if padding is not None:
-            earlier = 0 if cache is None else cache.length
-            positions, mask = skip_padding(earlier, new.size(1), (padding - start).clamp(min=0))
-            where = {"positions": positions, "mask": mask}
+            left = (begins - start).to(token_ids.device)  # (B,): the filling of each row
+            where["positions"], where["mask"] = skip_padding(held, new.size(1), left)
         with torch.inference_mode():  # no_grad with less to remember, and so about a tenth faster
             logits = model(new, cache, last_only=True, **where)[:, -1, :n_vocab].float()  # (B, V)
         if repetition_penalty != 1:
@@ -222,7 +226,6 @@ def generate_steps(model, token_ids, max_new_tokens, eos_id=None, use_cache=True
         if eos_id is not None and finished.all():
             return
         token_ids = torch.cat([token_ids, next_ids.unsqueeze(1)], dim=1)  # (B, T + 1)
-        new = next_ids.unsqueeze(1) if cache is not None else token_ids[:, start:]
 
 # %% ch06_inference.ipynb #817f8f20
 def generate(model, token_ids, max_new_tokens, temperature=1.0, top_k=None, top_p=None, eos_id=None,
@@ -230,9 +233,10 @@ def generate(model, token_ids, max_new_tokens, temperature=1.0, top_k=None, top_
     """Continue each row: token_ids (B, T) -> (B, T + n), n = max_new_tokens, or fewer if all rows end.
 
     temperature 0 is greedy; top_k and top_p filter; repetition_penalty above 1 avoids what was said, in all
-    of the text; eos_id ends a row, which is then filled with it; padding (B,) is that of pad_left. When the
-    text passes context_length, the model goes on with the newer half. Call model.eval() first. ValueError for
-    an eos_id that the model does not have, and what replace_filling, sample_next, penalise_repeats refuse.
+    of the text; eos_id ends a row, which is then filled with it; padding (B,) is that of pad_left. A row that
+    passes context_length goes on with its newest context_length // 2 tokens. Call model.eval() first.
+    ValueError for an eos_id that the model does not have, and what replace_filling, sample_next,
+    penalise_repeats refuse.
     """
     options = dict(temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
     options |= dict(padding=padding, repetition_penalty=repetition_penalty)

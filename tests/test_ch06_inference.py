@@ -26,6 +26,7 @@ from ch06_inference.generation import (
     cache_bytes,
     generate,
     generate_steps,
+    newer_half,
     pad_left,
     penalise_repeats,
     sample_next,
@@ -192,20 +193,31 @@ def test_generated_rows_of_different_lengths_equal_the_rows_alone(kind, use_cach
         assert torch.equal(continued[8:], alone[len(row) :])
 
 
-@pytest.mark.parametrize("prompts", [(3, 8, 1, 14), (20, 2, 17, 40)], ids=str)
-@torch.no_grad()
-def test_padded_rows_beyond_the_context(prompts):
-    """When the batch goes on with the newer half, what is left of the filling is still hidden."""
-    model = make_model(**ROTARY[2]).double()
-    ids, padding = pad_left([torch.randint(50, (n,)) for n in prompts], pad_id=7)
-    n = ids.size(1)
-    text = generate(model, ids, 30, temperature=0, padding=padding)
-    assert torch.equal(text, generate(model, ids, 30, temperature=0, padding=padding, use_cache=False))
-    for row, n_padding in zip(text, padding.tolist()):
-        for t, start in enumerate(window_starts(n, 30, 16), n):
-            seen = row[max(start, n_padding) : t]
-            if len(seen):
-                assert row[t] == model(seen[None])[0, -1].argmax()
+@pytest.mark.parametrize("kind", KINDS[::3], ids=IDS[::3])
+@pytest.mark.parametrize("prompts", [(3, 8, 1, 14), (20, 2, 17, 40), (5, 5)], ids=str)
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_padded_rows_beyond_the_context_equal_the_rows_alone(kind, prompts, use_cache):
+    """Each row goes on with its newer half when it is full itself: its neighbours do not matter."""
+    model, rows = make_model(**kind).double(), [torch.randint(50, (n,)) for n in prompts]
+    ids, padding = pad_left(rows, pad_id=7)
+    batch = generate(model, ids, 40, temperature=0, padding=padding, use_cache=use_cache)
+    for row, continued in zip(rows, batch, strict=True):
+        alone = generate(model, row[None], 40, temperature=0)[0]
+        assert torch.equal(continued[ids.size(1) :], alone[len(row) :])
+
+
+def test_filling_that_no_row_needs_changes_nothing():
+    model, ids = make_model(**ROTARY[2]).double(), torch.randint(50, (2, 9))
+    filled = torch.cat([torch.zeros(2, 4, dtype=torch.long), ids], dim=1)
+    text = generate(model, filled, 40, temperature=0, padding=torch.tensor([4, 4]))
+    assert torch.equal(text[:, 4:], generate(model, ids, 40, temperature=0))
+
+
+def test_newer_half_by_hand():
+    assert newer_half(torch.tensor([0, 1, 30]), 33, 32).tolist() == [17, 1, 30]
+    for n_tokens, n_read in ((32, 32), (33, 16), (100, 16)):
+        assert n_tokens - newer_half(torch.tensor([0]), n_tokens, 32).item() == n_read
+    assert newer_half(torch.tensor([0]), 2, 1).tolist() == [1]
 
 
 @pytest.mark.parametrize("kind", KINDS[::3], ids=IDS[::3])
@@ -768,11 +780,12 @@ def test_the_mode_of_the_model_is_left_alone(training):
     [
         (
             {"temperature": -1.0},
-            "temperature=-1.0 must be finite and at least 0; 0 is greedy, 0.8 usual",
+            "temperature=-1.0 must be finite and at least 0",
             # guards against: temperature 0, and a top-k out of range or with ties
         ),
         ({"temperature": math.inf}, "temperature=inf must be finite and at least 0"),
         ({"temperature": math.nan}, "temperature=nan must be finite and at least 0"),
+        ({"top_k": 0}, "top_k=0 at least 1"),
         ({"top_p": math.nan}, "top_p=nan must be above 0 and at most 1"),
         ({"top_p": -0.0}, "top_p=-0.0 must be above 0 and at most 1"),
         ({"repetition_penalty": math.nan}, "repetition_penalty=nan must be 0.001 to 1,000"),
