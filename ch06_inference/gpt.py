@@ -325,6 +325,11 @@ def main(arguments=None):
         except (ValueError, OSError, FloatingPointError) as error:
             say(f"error: {on_one_line(error)}")
             sys.exit(2)
+        except KeyError as error:
+            if error.args != ("<|endoftext|>",):
+                raise
+            say("error: this model's tokenizer has no <|endoftext|>, with which a text begins; give a --prompt")
+            sys.exit(2)
         except (KeyboardInterrupt, SystemExit) as stopped:
             interrupted = isinstance(stopped, KeyboardInterrupt)
             if interrupted or hasattr(stopped, "__notes__"):

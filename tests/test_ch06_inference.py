@@ -1366,3 +1366,12 @@ def test_generation_stays_on_its_device(kind, use_cache):
     assert first.device.type == "meta"
     positions, mask = skip_padding(3, 2, torch.tensor([1, 0], device="meta"))
     assert positions.device.type == mask.device.type == "meta" and mask.shape == (2, 1, 2, 5)
+
+
+def test_a_tokenizer_without_an_end_of_text_streams_what_follows_a_prompt():
+    tokenizer = BPETokenizer({index: bytes([index]) for index in range(256)}, [])
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(256, 16, d_model=16, n_heads=2, n_layers=1)).eval()
+    assert "".join(stream(model, tokenizer, "ab", 5, temperature=0))
+    with pytest.raises(KeyError, match="endoftext"):
+        next(stream(model, tokenizer, "", 5))
