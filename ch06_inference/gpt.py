@@ -328,7 +328,7 @@ def main(arguments=None):
         except KeyError as error:
             if error.args != ("<|endoftext|>",):
                 raise
-            say("error: this model's tokenizer has no <|endoftext|>, with which a text begins; give a --prompt")
+            say("error: this model's tokenizer has no <|endoftext|>, to begin a text with; give a --prompt")
             sys.exit(2)
         except (KeyboardInterrupt, SystemExit) as stopped:
             interrupted = isinstance(stopped, KeyboardInterrupt)

@@ -291,7 +291,9 @@ REFUSED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("make", "change", "allowed"), REFUSED, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(
+    ("make", "change", "allowed"), REFUSED, ids=lambda value: getattr(value, "__name__", str(value)[:40])
+)
 def test_what_a_gpt_cannot_follow_is_refused(make, change, allowed):
     [(name, value)] = change.items()
     message = re.escape(f"{name}={value!r} is not supported; {allowed}")

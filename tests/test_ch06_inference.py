@@ -17,6 +17,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from ch01_tokenization import figures as ch01_figures
 from ch01_tokenization.figures import draw_matrix, draw_merge_tree, draw_tokens, printable, token_boxes
+from ch01_tokenization.tokenizer import BPETokenizer
 from ch04_transformer.transformer import GPT, GPTConfig
 from ch06_inference import figures
 from ch06_inference.convert import config_from_hf, from_hf
