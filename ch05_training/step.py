@@ -23,7 +23,8 @@ def summed_loss(model, inputs, targets, label_smoothing):
 def train_step(state, batches, config, loss_of=summed_loss):
     """One optimizer step on a list of micro-batches, (inputs, targets), each (B, T); returns its numbers.
 
-    FloatingPointError, before any weight changes, when the loss or the gradient is not finite.
+    FloatingPointError, before any weight changes, when the loss is not finite, or (but for float16, where the
+    scaler then takes no step) the gradient.
     """
     state.optimizer.zero_grad()  # first, since a step that was broken off may have left gradients
     device = next(state.model.parameters()).device
