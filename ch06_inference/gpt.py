@@ -6,9 +6,9 @@ import contextlib
 import re
 import sys
 import warnings
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, make_dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_type_hints
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -309,6 +309,13 @@ class Defaults:
     steps: str = ""
 
 
+def with_own_defaults(config):
+    """The same settings in a class that has them as its defaults, so that an error names the right default."""
+    cls, settings = type(config), vars(config)
+    own = [(name, hint, settings[name]) for name, hint in get_type_hints(cls, include_extras=True).items()]
+    return make_dataclass(cls.__name__, own, bases=(cls,), frozen=True)()
+
+
 def parse(arguments):
     """Command-line arguments -> one of the commands."""
     first = Defaults()
@@ -319,6 +326,7 @@ def parse(arguments):
         training = with_steps(training, int(first.steps))
     options = [argument.split("=")[0][2:] for argument in arguments if argument.startswith("--")]
     typed = tuple(option.replace("-", "_") for option in options)
+    model, training = with_own_defaults(model), with_own_defaults(training)
     default = TrainCommand(model, training, first.preset, resume=first.resume, typed=typed)
     choices = Annotated[TrainCommand, tyro.conf.subcommand("train", prefix_name=False, default=default)]
     for name, command in COMMANDS.items():

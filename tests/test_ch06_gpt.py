@@ -654,7 +654,8 @@ def test_a_checkpoint_that_is_not_the_newest_is_a_model(own_run, tmp_path, capsy
     """With the tokenizer, the text and the line of its run."""
     earlier, newest = checkpoint_paths(own_run[0])
     model, tokenizer = gpt.load_any(str(earlier))
-    assert torch.equal(model.lm_head.weight, read_checkpoint(earlier)[1]["weights"]["lm_head.weight"])
+    weights = read_checkpoint(earlier)[1]["weights"]
+    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in weights.items()) and weights
     assert not torch.equal(model.lm_head.weight, gpt.load_any(str(newest))[0].lm_head.weight)
     losses = []
     for path in (earlier, newest, own_run[0]):
@@ -1020,7 +1021,7 @@ def test_whoever_stops_a_training_hears_how_to_go_on(poem, tmp_path, capsys, mon
     said = capsys.readouterr().err
     assert stopped.value.code == 128 + getattr(signal, name)
     assert newest_checkpoint(run).name == "step-000005.safetensors"
-    command = f'python -m ch06_inference.gpt train --resume "{run.as_posix()}"'
+    command = f'{terminal.program()} train --resume "{run.as_posix()}"'
     assert f"\nstopped: step 5 is saved; go on with: {command}\n" in said
     monkeypatch.undo()
     gpt.main(["train", "--resume", str(run)])
@@ -1184,7 +1185,8 @@ def test_a_context_shorter_than_the_line_of_the_report(tmp_path):
     ("options", "message"),
     [
         (["--n-heads", "7"], "n_heads=7"),
-        (["--steps", "0"], "steps=0 must be at least 1"),
+        (["--steps", "0"], "steps=0 must be at least 1; the default is 20"),  # of the preset
+        (["--d-model", "0"], "d_model=0 must be at least 1; the default is 32"),
         (["--steps", "many"], "many"),
         (["--no-such-option", "1"], "--no-such-option"),
     ],
