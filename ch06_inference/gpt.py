@@ -310,7 +310,7 @@ class Defaults:
 
 
 def with_own_defaults(config):
-    """The same settings in a class that has them as its defaults, so that an error names the right default."""
+    """The same settings in a class that has them as its defaults, so that an error names the right one."""
     cls, settings = type(config), vars(config)
     own = [(name, hint, settings[name]) for name, hint in get_type_hints(cls, include_extras=True).items()]
     return make_dataclass(cls.__name__, own, bases=(cls,), frozen=True)()
@@ -326,7 +326,8 @@ def parse(arguments):
         training = with_steps(training, int(first.steps))
     options = [argument.split("=")[0][2:] for argument in arguments if argument.startswith("--")]
     typed = tuple(option.replace("-", "_") for option in options)
-    model, training = with_own_defaults(model), with_own_defaults(training)
+    if not {"-h", "--help"} & set(arguments):  # whose text is in the source of the classes
+        model, training = with_own_defaults(model), with_own_defaults(training)
     default = TrainCommand(model, training, first.preset, resume=first.resume, typed=typed)
     choices = Annotated[TrainCommand, tyro.conf.subcommand("train", prefix_name=False, default=default)]
     for name, command in COMMANDS.items():

@@ -181,6 +181,7 @@ def test_every_option_shows_in_help(command, capsys):
     assert stop.value.code == 0 and len(names) >= 2
     for name in names:
         assert f"--{name.replace('_', '-')}" in shown
+    assert command != "train" or "optimizer steps (default: " in " ".join(shown.replace("│", " ").split())
     assert " ".join(outer.__doc__.split())[:40] in " ".join(shown.replace("│", " ").split())
 
 
