@@ -59,8 +59,9 @@ def say_meanwhile(text):
 def program():
     """How to start the program, as a line that can be pasted here: with the Python of .venv, or any other."""
     python, root = Path(sys.executable or "python"), Path(__file__).resolve().parent.parent
-    ours = Path.cwd().resolve() == root and python.parent.parent.absolute() == root / ".venv"
-    name = python.parent.relative_to(python.parent.parent.parent) / "python" if ours else "python"
+    folder = python.parent.parent
+    ours = Path.cwd().resolve() == root == folder.parent.resolve() and folder.name == ".venv"
+    name = Path(".venv", python.parent.name, "python") if ours else "python"
     return f"{name} -m ch06_inference.gpt"
 
 
