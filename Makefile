@@ -13,6 +13,9 @@ INSTALL := COMMAND="make $(or $(MAKECMDGOALS),gpt)" TORCH="$(TORCH)" $(RUN) test
 # A text of the reader's own for `make gpt`, and what of it is held out: a share, or another file or folder.
 TEXT ?=
 HELD_OUT ?=
+ifneq ($(filter command,$(origin text) $(origin held_out)),)
+$(error write TEXT and HELD_OUT in capitals: make gpt TEXT="file or folder" HELD_OUT=0.2)
+endif
 # TORCH=cpu takes PyTorch's CPU build; PINS= takes the newest version of everything instead of the pinned ones.
 TORCH ?=
 PINS ?= -c constraints.txt

@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 import torch
 
 from .figures import plot_attention
-from .folders import holds_weights, newest_run, what_is_there
+from .folders import holds_weights, newest_run, run_around, what_is_there
 from .maps import attention_maps
 from .pretrained import load_gpt2, load_smollm2
 from .previous_chapters import (
@@ -38,7 +38,16 @@ from .previous_chapters import (
     write_whole,
 )
 from .streaming import stream, surprises
-from .texts import OVERFITTED, check_length, load_texts, record_texts, texts_of_run, train_tokenizer
+from .terminal import program, say
+from .texts import (
+    OVERFITTED,
+    check_length,
+    check_unchanged,
+    load_texts,
+    record_texts,
+    texts_of_run,
+    train_tokenizer,
+)
 
 __all__ = [
     "PRESETS",
@@ -61,7 +70,7 @@ _LLAMA = dict(norm="rmsnorm", activation="swiglu", position="rope")
 PRESETS = {
     "cpu": (
         dict(_LLAMA, vocab_size=2048, context_length=128, d_model=128, n_heads=4, n_layers=3),
-        dict(steps=1400, warmup_steps=50, eval_every=700, checkpoint_every=700),
+        dict(steps=1400, warmup_steps=50, eval_every=350, checkpoint_every=350),
     ),
     "cuda": (
         dict(_LLAMA, vocab_size=4096, context_length=256, d_model=384, n_heads=6, n_layers=6, dropout=0.2),
@@ -97,9 +106,16 @@ def train_gpt(model_config, train_config, out=Path("runs"), resume=None, texts=N
         tokenizer = train_tokenizer(texts.train.values(), model_config.vocab_size)
         model_config = replace(model_config, vocab_size=tokenizer.n_vocab)  # fewer for a very short text
     context = model_config.context_length
+    parts = ((texts.train, texts.name), (texts.held_out, f"{texts.name}, held out"))
+    streams = [TokenDataset.from_texts(part.values(), tokenizer, 1, name) for part, name in parts]
+    if resume:  # another text is known as such even when it is too short for the context
+        before = read_checkpoint(newest_checkpoint(run := resume))[1]["extra"]["data"]
+        here = dict(zip(("train", "val"), (data.fingerprint for data in streams), strict=True))
+        check_unchanged(run, texts, before, here)
     check_length(texts, tokenizer, context)
-    train_data = TokenDataset.from_texts(texts.train.values(), tokenizer, context, texts.name)  # chapter 5
-    val_data = TokenDataset.from_texts(texts.held_out.values(), tokenizer, context, f"{texts.name}, held out")
+    train_data, val_data = (  # chapter 5
+        TokenDataset(data.token_ids, context, data.n_bytes, data.name) for data in streams
+    )
     torch.manual_seed(train_config.seed)
     model = GPT(model_config)  # chapters 2, 3 and 4
     run = resume or new_run_folder(out)
@@ -124,7 +140,7 @@ def fit(trainer):
         trainer.fit(watch=lambda history: watch_first_loss(history, model.config))
     except (KeyboardInterrupt, SystemExit) as stopped:
         if saved := checkpoint_paths(run):
-            command = f'python -m ch06_inference.gpt train --resume "{run.as_posix()}"'
+            command = f'{program()} train --resume "{run.as_posix()}"'
             stopped.add_note(f"step {step_of(saved[-1])} is saved; go on with: {command}")
         raise
     print(f"Trained in {time.perf_counter() - began:.0f} s.")
@@ -161,16 +177,23 @@ def report(run, model, tokenizer, history, texts):
         f"Held-out {texts.noun}: loss {last['val_loss']:.3f} nats a token, "
         f"perplexity {last['val_perplexity']:.1f}, {last['val_bits_per_byte']:.3f} bits per byte"
     )
+    if last["val_loss"] > (uniform := math.log(model.config.vocab_size)):
+        print(
+            f"That is worse than a uniform guess, which has ln V = {uniform:.3f} nats: nothing that the model"
+        )
+        print(f"learned helps with the held-out {texts.noun}.")
     if best["val_loss"] < last["val_loss"] - 0.02:
         earlier = f"at step {best['step']}, {best['val_bits_per_byte']:.3f} bits per byte"
         print(f"It was better {earlier}: {OVERFITTED}")
+        for path in (path for path in checkpoint_paths(run) if step_of(path) == best["step"]):
+            print(f'That checkpoint is kept: --model "{path.as_posix()}" takes it.')
     generator = torch.Generator(model.lm_head.weight.device).manual_seed(0)
     options = dict(max_new_tokens=100, temperature=0.8, top_p=0.95, generator=generator)
     passages = [prompt + "".join(stream(model, tokenizer, prompt, **options)) for prompt in texts.prompts]
     rule = "-" * 60
     print(rule, *(f"{passage}\n{rule}" for passage in passages), sep="\n")
     print(f"Checkpoints, samples and pictures (loss, attention, a passage) are in {run}")
-    print(f'Let it speak: python -m ch06_inference.gpt generate --model "{run.as_posix()}"{texts.hint}')
+    print(f'Let it speak: {program()} generate --model "{run.as_posix()}"{texts.hint}')
     write_whole(run / "samples.txt", ("\n\n".join(passages) + "\n").encode())
     use_course_style()
     save_figure(plot_history(history, model.config.vocab_size).figure, run / "loss.png")
@@ -192,6 +215,8 @@ def save_figure(figure, path):
 
 def run_settings(run):
     """The (GPTConfig, TrainConfig) that the newest checkpoint of a run was trained with."""
+    if not checkpoint_paths(run):
+        raise FileNotFoundError(what_is_there(run))
     path = newest_checkpoint(run)
     record = read_checkpoint(path)[1]
     if "train" not in record["extra"]:
@@ -207,9 +232,10 @@ def load_tokenizer(run):
 
 
 def load_run(run, device="auto"):
-    """The model (in evaluation mode) and the tokenizer of a run."""
-    run = Path(run)
-    tokenizer, path = load_tokenizer(run), newest_checkpoint(run)
+    """The model (in evaluation mode) and the tokenizer of a run, or of one checkpoint of it."""
+    path = Path(run)
+    tokenizer = load_tokenizer(run_around(path) or path)
+    path = path if path.is_file() else newest_checkpoint(path)
     model = GPT(GPTConfig(**read_checkpoint(path)[1]["model"]))
     load_checkpoint(path, model)
     return model.to(pick_device(device)).eval(), tokenizer
@@ -218,14 +244,17 @@ def load_run(run, device="auto"):
 def load_any(name, device="auto"):
     """The (GPT, BPETokenizer) that a name stands for.
 
-    "newest": the newest run in runs/. "smollm2": the chat model that comes as a package. The folder of a run.
+    "newest": the newest run in runs/, which is said. "smollm2": the chat model that comes as a package. The
+    folder of a run, or one of the checkpoints in it.
     A folder or file with weights in Hugging Face's layout, or a name that begins with gpt2: load_gpt2.
     FileNotFoundError for anything else: it says what was found there.
     """
     if name == "smollm2":
         return load_smollm2(device=device)
     path = newest_run() if name == "newest" else Path(name)
-    if checkpoint_paths(path):
+    if name == "newest":
+        say(f"the newest run: {path}")
+    if checkpoint_paths(path) or path in checkpoint_paths(path.parent.parent):
         return load_run(path, device)
     if holds_weights(path) or (name.startswith("gpt2") and not path.exists()):
         return load_gpt2(name, device=device)

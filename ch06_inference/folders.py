@@ -4,25 +4,25 @@ import re
 from pathlib import Path
 
 from .previous_chapters import checkpoint_paths
+from .terminal import program
 
 NAME_OF_A_RUN = re.compile(r"(\d{4}-\d\d-\d\d-\d{6})(?:-(\d+))?")  # as new_run_folder makes it
 WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5")
-TRAIN = "python -m ch06_inference.gpt train"
 
 
 def runs_in(folder):
-    """The runs with a checkpoint in a folder, oldest first; those with names of their own come before all."""
+    """The runs with a checkpoint in a folder, by the time of the last one; where that is equal, by name."""
 
     def by_time(path):
         time, number = (NAME_OF_A_RUN.fullmatch(path.name) or re.match("()()", "")).groups()
-        return time, int(number or 1), path.name
+        return checkpoint_paths(path)[-1].stat().st_mtime_ns, time, int(number or 1), path.name
 
     paths = Path(folder).iterdir() if Path(folder).is_dir() else ()
     return sorted((p for p in paths if not p.name.startswith(".") and checkpoint_paths(p)), key=by_time)
 
 
 def newest_run(folder="runs"):
-    """The newest run in a folder, by its name. FileNotFoundError when there is none."""
+    """The run in a folder that wrote a checkpoint last. FileNotFoundError when there is none."""
     runs = runs_in(folder)
     if not runs:
         raise FileNotFoundError(f"{folder}/ holds no trained model; train one with: make gpt")
@@ -45,15 +45,17 @@ def holds_weights(path):
 
 def what_is_there(path):
     """Why a path is not a model, and the way out, as a sentence."""
-    start = f"name the folder of a run, or start one with: {TRAIN}"
+    start = f"name the folder of a run, or start one with: {program()} train"
     if not path.exists():
         return f"{path} is not a run: there is no such folder; {start}"
     if run := run_around(path):
         return f"{path} is inside of a run; name the run itself: {run}"
+    if not path.is_dir():
+        return f"{path} is not a run but a file; {start}"
     names = sorted(file.name for file in path.iterdir() if not file.name.startswith("."))
     if runs := runs_in(path):
         return f"{path} is not a run but holds {len(runs)}; name one of them, such as {runs[-1]}"
     if (path / "metrics.jsonl").exists() or {"tokenizer.json", "checkpoints"} & set(names):
-        return f"{path} is not a run that can be used: it was stopped before its first checkpoint; {start}"
+        return f"{path} has no checkpoint yet: it has only begun, or was stopped before its first; {start}"
     found = "it is empty" if not names else f"it holds {', '.join(names[:3])}{', ...' * (len(names) > 3)}"
     return f"{path} is not a run: {found}; {start}"

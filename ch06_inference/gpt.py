@@ -6,11 +6,12 @@ import contextlib
 import re
 import sys
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, make_dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_type_hints
 
 import matplotlib
+import matplotlib.pyplot as plt
 import torch
 import tyro
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -27,7 +28,7 @@ from .assembly import (
 )
 from .chat import SYSTEM_PROMPT, chat
 from .figures import plot_attention
-from .folders import newest_run
+from .folders import newest_run, run_around
 from .maps import attention_maps
 from .pretrained import save_pretrained
 from .previous_chapters import (
@@ -52,7 +53,18 @@ from .previous_chapters import (
 )
 from .streaming import stream, surprises
 from .terminal import Lasting, on_one_line, or_to_nowhere, prepare_streams, say, say_meanwhile
-from .texts import LINE, PROMPTS, fewer_steps, load_texts, read_texts, recorded, texts_of_run
+from .texts import (
+    LINE,
+    PROMPTS,
+    fewer_steps,
+    fewer_tokens,
+    load_texts,
+    read_texts,
+    recorded,
+    say_many_passes,
+    texts_of_run,
+    with_steps,
+)
 
 __all__ = [
     "COMMANDS",
@@ -88,7 +100,7 @@ class TrainCommand:
     out: Path = Path("runs")  # where the folders of runs are made
     # go on with this run from its newest checkpoint; its settings are then the defaults of the options below
     resume: Path | None = None
-    steps_were_typed: tyro.conf.Suppress[bool] = True
+    typed: tyro.conf.Suppress[tuple[str, ...]] = ()  # the options that were given: a short text keeps them
 
     def run(self):
         device = pick_device(self.train.device)  # what is not there is better known now than later
@@ -106,10 +118,14 @@ class TrainCommand:
         out, err = Lasting(sys.stdout), Lasting(sys.stderr)  # a run is worth more than what it says
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             print(*texts.remarks, sep="\n", end="\n" if texts.remarks else "")
-            config = self.train
-            if texts.source and not self.resume and not self.steps_were_typed:
-                config = fewer_steps(texts, config, self.model.context_length)
-            train_gpt(self.model, config, self.out, self.resume, texts)
+            model, config = self.model, self.train
+            if texts.source and not self.resume and "vocab_size" not in self.typed:
+                model = replace(model, vocab_size=fewer_tokens(texts, model.vocab_size))
+            if texts.source and not self.resume and "steps" not in self.typed:
+                config = fewer_steps(texts, config, model.context_length, self.typed)
+            if "steps" in self.typed:
+                say_many_passes(texts, config, model.context_length)
+            train_gpt(model, config, self.out, self.resume, texts)
 
 
 @dataclass(frozen=True)
@@ -140,7 +156,7 @@ class GenerateCommand:
     """Continue a prompt with a trained model, to standard output."""
 
     sampling: tyro.conf.OmitArgPrefixes[Sampling] = field(default_factory=Sampling)
-    model: str = "newest"  # newest (run in runs/), the folder of a run, smollm2, or a folder of GPT-2
+    model: str = "newest"  # newest (in runs/), a run's folder or checkpoint, smollm2, or a folder of GPT-2
     # what to continue, with \n for a line break and \\ for a backslash; empty: the beginning of a text
     prompt: str = ""
     device: str = "auto"  # auto, cpu, cuda, ...
@@ -188,7 +204,7 @@ class ChatCommand:
 class AttentionCommand:
     """Draw what a model looks at while it reads a text: all heads, or the one that is named."""
 
-    model: str = "newest"  # newest (run in runs/), the folder of a run, smollm2, or a folder of GPT-2
+    model: str = "newest"  # newest (in runs/), a run's folder or checkpoint, smollm2, or a folder of GPT-2
     # what it reads, with \n for a line break and \\ for a backslash; else a line in the manner of its texts
     text: str | None = None
     layer: int | None = None  # counted from 0; with --head
@@ -201,8 +217,6 @@ class AttentionCommand:
         if out.suffix[1:].lower() not in FigureCanvasAgg.filetypes:
             kinds = "one that ends in .png, .jpg, .pdf or .svg"
             raise ValueError(f"{out}: pictures that end in {out.suffix!r} are unknown; name {kinds}")
-        if out.exists():
-            raise FileExistsError(f"{out} exists already; name another picture with --out")
         model, tokenizer = load_any(self.model, self.device)
         if self.text is None:
             ids = tokenizer.encode_ordinary(recorded(folder_of(self.model)).get("line", LINE))
@@ -211,20 +225,25 @@ class AttentionCommand:
             text = unescaped(self.text)
         tokens, maps = attention_maps(model, tokenizer, text)
         use_course_style()
-        save_figure(plot_attention(tokens, maps, self.layer, self.head), out)
+        figure = plot_attention(tokens, maps, self.layer, self.head)
+        if out.exists():  # said last: whoever names another picture need not hear of something else then
+            plt.close(figure)
+            raise FileExistsError(f"{out} exists already; name another picture with --out")
+        save_figure(figure, out)
         print(f"{out}: {len(tokens)} tokens, {maps.size(0)} layers, {maps.size(1)} heads")
 
 
 def folder_of(model):
-    """The folder that a --model names, if it is one."""
-    return newest_run() if model == "newest" else Path(model)
+    """The folder that a --model names, or that its checkpoint is in, if there is one."""
+    path = newest_run() if model == "newest" else Path(model)
+    return run_around(path) or path
 
 
 @dataclass(frozen=True)
 class EvaluateCommand:
     """Measure how well a model predicts a text, by default the one held out. Windows overlap by half."""
 
-    model: str = "newest"  # newest (run in runs/), the folder of a run, smollm2, or a folder of GPT-2
+    model: str = "newest"  # newest (in runs/), a run's folder or checkpoint, smollm2, or a folder of GPT-2
     # a file of text in UTF-8, or a folder of .txt and .md files; else what the run held out, or three plays
     text: Path | None = None
     device: str = "auto"  # auto, cpu, cuda, ...
@@ -265,7 +284,7 @@ class ExportCommand:
     """Write a trained model as a folder that transformers' AutoModelForCausalLM and AutoTokenizer load."""
 
     out: Path  # the new folder
-    model: str = "newest"  # newest (run in runs/), or the folder of a run
+    model: str = "newest"  # newest (run in runs/), or the folder or a checkpoint of a run
 
     def run(self):
         model, tokenizer = load_any(self.model, "cpu")
@@ -283,10 +302,18 @@ COMMANDS = {
 
 @dataclass(frozen=True)
 class Defaults:
-    """The two options of `train` that set the defaults of the others, and so are read first."""
+    """The options of `train` that set the defaults of the others, and so are read first."""
 
     preset: str = "auto"
     resume: Path | None = None
+    steps: str = ""
+
+
+def with_own_defaults(config):
+    """The same settings in a class that has them as its defaults, so that an error names the right one."""
+    cls, settings = type(config), vars(config)
+    own = [(name, hint, settings[name]) for name, hint in get_type_hints(cls, include_extras=True).items()]
+    return make_dataclass(cls.__name__, own, bases=(cls,), frozen=True)()
 
 
 def parse(arguments):
@@ -295,8 +322,13 @@ def parse(arguments):
     if arguments[:1] == ["train"]:
         first, _ = tyro.cli(Defaults, args=arguments[1:], return_unknown_args=True, add_help=False)
     model, training = run_settings(first.resume) if first.resume else preset_settings(first.preset)
-    typed = any(argument.split("=")[0] == "--steps" for argument in arguments)
-    default = TrainCommand(model, training, first.preset, resume=first.resume, steps_were_typed=typed)
+    if not first.resume and first.steps.isdecimal() and int(first.steps):
+        training = with_steps(training, int(first.steps))
+    options = [argument.split("=")[0][2:] for argument in arguments if argument.startswith("--")]
+    typed = tuple(option.replace("-", "_") for option in options)
+    if not {"-h", "--help"} & set(arguments):  # whose text is in the source of the classes
+        model, training = with_own_defaults(model), with_own_defaults(training)
+    default = TrainCommand(model, training, first.preset, resume=first.resume, typed=typed)
     choices = Annotated[TrainCommand, tyro.conf.subcommand("train", prefix_name=False, default=default)]
     for name, command in COMMANDS.items():
         choices |= Annotated[command, tyro.conf.subcommand(name, prefix_name=False)]

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -53,6 +54,15 @@ def say_meanwhile(text):
     """A word to somebody who waits at a terminal; nothing when the output goes to a file or a program."""
     if sys.stderr.isatty():
         say(text)
+
+
+def program():
+    """How to start the program, as a line that can be pasted here: with the Python of .venv, or any other."""
+    python, root = Path(sys.executable or "python"), Path(__file__).resolve().parent.parent
+    folder = python.parent.parent
+    ours = Path.cwd().resolve() == root == folder.parent.resolve() and folder.name == ".venv"
+    name = Path(".venv", python.parent.name, "python") if ours else "python"
+    return f"{name} -m ch06_inference.gpt"
 
 
 def on_one_line(error):

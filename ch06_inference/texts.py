@@ -12,6 +12,7 @@ from .previous_chapters import BPETokenizer, load_plays, split_plays, write_whol
 PROMPTS = ("JULIET:\n", "[Enter HAMLET]\n\nHAMLET:\n", "ACT V\n\n")  # for a model of the plays
 LINE = "ROMEO:\nO love, O life! O love, O life!"  # whose attention is drawn
 ENDINGS = (".txt", ".md")  # of the files that are read from a folder
+PASSES = 4  # are nearly worth new text; many more learn it by heart (Muennighoff et al. 2023)
 SHARE = 0.1  # of an own text that is held out, unless something else is asked for
 OVERFITTED = "the text is too short for so many steps; give fewer --steps, more text, or --dropout 0.2"
 RECORD = "data.json"  # in the folder of a run: where its texts came from
@@ -64,6 +65,7 @@ def load_texts(text=None, held_out=None):
     source = {
         "text": str(path.resolve()),
         "held_out": str(held_path.resolve()) if share is None else share,
+        "held_out_of": [str(Path(name).resolve()) for name in held],
         "prompts": prompts,
         "line": "\n".join([prompts[0]] * 2),  # twice: a head that looks for repetitions finds one
     }
@@ -76,6 +78,9 @@ def _as_share(held_out):
     try:
         share = float(str(held_out))
     except ValueError:
+        if re.fullmatch(r"\d+([.,]\d+)? ?%?", held_out := str(held_out)) and not Path(held_out).exists():
+            rule = f"with a point and without a percent sign, such as {SHARE}"
+            raise ValueError(f"--held-out {held_out}: write a share {rule}") from None
         return None
     if not 0 < share < 1:
         raise ValueError(f"--held-out {held_out} must be above 0 and below 1, or name a file or folder")
@@ -174,7 +179,7 @@ def split_texts(texts, share):
         train = {name: text for name, text in texts.items() if name not in held}
         held = dict(reversed(held.items()))
         names = ", ".join(list(held)[:3]) + (", ..." if len(held) > 3 else "")
-        return train, held, f"{len(held)} whole files ({names})"
+        return train, held, f"{_counted(len(held), 'whole file')} ({names})"
     cuts = {name: _cut(text, share) for name, text in texts.items()}
     train = {name: text[: cuts[name]] for name, text in texts.items() if cuts[name]}
     held = {name: text[cuts[name] :] for name, text in texts.items() if cuts[name] < len(text)}
@@ -238,34 +243,65 @@ def check_length(texts, tokenizer, context_length):
         if n_tokens < needed:
             more = round((needed - n_tokens) * n_characters / n_tokens / 10 + 1) * 10
             share = "" if part is texts.train else ", a larger --held-out"
+            shorter = f", or a --context-length of {n_tokens // 2} at most" if n_tokens >= 2 else ""
             raise ValueError(
                 f"{texts.name} is too short: {what} has {n_tokens} tokens, and context_length="
-                f"{context_length} needs {needed}, about {more:,} characters more; give more text{share}, "
-                f"or a --context-length of {n_tokens // 2} at most"
+                f"{context_length} needs {needed}, about {more:,} characters more in that part; "
+                f"give more text{share}{shorter}"
             )
 
 
-def fewer_steps(texts, config, context_length, passes=4, least=100):
-    """A TrainConfig that reads a short text no more than `passes` times, which it says, but in `least` steps.
+# ---------------------------------------------------------------- what follows the size of a text
 
-    Up to 4 passes are nearly worth new text (Muennighoff et al. 2023); many more learn it by heart. A
-    token is taken to be 3 bytes, as in the plays and in Chinese.
+
+def fewer_tokens(texts, vocab_size, least=512):
+    """A vocabulary for a short text: one token for 80 characters to train on, which it says.
+
+    Between `least` and vocab_size, and a multiple of 64. A rarer token has too few examples to learn from.
     """
+    n_characters = sum(map(len, texts.train.values()))
+    size = min(vocab_size, max(least, n_characters // 80 // 64 * 64))
+    if size < vocab_size:
+        instead = f"a vocabulary of {size} tokens instead of {vocab_size}"
+        print(f"The text is short: {instead}; to ask for more give --vocab-size.", flush=True)
+    return size
+
+
+def passes_of(texts, config, context_length):
+    """How many times a training reads its text. A token is taken to be 3 bytes, as in the plays."""
     n_tokens = sum(len(text.encode()) for text in texts.train.values()) / 3
-    tokens_a_step = config.batch_size * config.grad_accum * context_length
-    steps = max(least, round(passes * n_tokens / tokens_a_step))
+    return config.steps * config.batch_size * config.grad_accum * context_length / n_tokens
+
+
+def fewer_steps(texts, config, context_length, typed=(), least=100):
+    """A TrainConfig that reads a short text PASSES times at most, which it says, but in `least` steps."""
+    passes = passes_of(texts, config, context_length)
+    steps = max(least, round(config.steps * PASSES / passes))
     if steps >= config.steps:
         return config
     instead = f"{steps} steps instead of {config.steps}"
     print(f"The text is short: {instead}; to ask for more give --steps.", flush=True)
+    return with_steps(config, steps, typed)
+
+
+def with_steps(config, steps, typed=()):
+    """A TrainConfig with other `steps`, which all that is counted in steps follows, but for what was typed.
+
+    The warm-up is a tenth of them at most, and there are four evaluations and checkpoints at least; 0, which
+    means none before the end, stays.
+    """
     quarter = -(-steps // 4)
-    return replace(
-        config,
-        steps=steps,
-        warmup_steps=min(config.warmup_steps, steps // 10),
-        eval_every=quarter,
-        checkpoint_every=quarter,
-    )
+    most = {"warmup_steps": steps // 10, "eval_every": quarter, "checkpoint_every": quarter}
+    follow = {name: min(getattr(config, name), most[name]) for name in most if name not in typed}
+    return replace(config, steps=steps, **follow)
+
+
+def say_many_passes(texts, config, context_length):
+    """A word when a training reads its text so often that it learns it by heart."""
+    passes = passes_of(texts, config, context_length)
+    if passes > PASSES + 0.5:
+        reads = f"{config.steps} steps read the {texts.noun} about {passes:.0f} times"
+        print(f"{reads}; after {PASSES} times a model begins to learn by heart.", flush=True)
 
 
 # ---------------------------------------------------------------- what a run remembers
@@ -293,3 +329,23 @@ def texts_of_run(run, text=None, held_out=None):
     if text is None and source and not os.path.exists(source["text"]):
         raise FileNotFoundError(f"the text of {run} is not at {source['text']} any more; name it with --text")
     return load_texts(text or source.get("text"), held_out)
+
+
+def check_unchanged(run, texts, before, here):
+    """ValueError when a run would go on with other texts than before, and what is other about them.
+
+    before, here: {"train": fingerprint of a TokenDataset, "val": such a one}.
+    """
+    if all(before[part]["sha256"] == here[part]["sha256"] for part in here):
+        return
+    then, now = recorded(run), texts.source or {}
+    if then.get("text") != now.get("text"):
+        names = [f"{data['train']['name']} ({data['train']['tokens']:,} tokens)" for data in (before, here)]
+        what = f"{run} was trained with {names[0]}, but this is {names[1]}"
+    elif then.get("held_out") != now.get("held_out"):
+        parts = f"{then.get('held_out')} of {texts.name}, not {now.get('held_out')}"
+        what = f"{run} holds out {parts}: what it was trained on would be measured on; leave out --held-out"
+        raise ValueError(what)
+    else:
+        what = f"{texts.name} has changed since {run} was trained"
+    raise ValueError(f"{what}; give it the same text, or start a new run")

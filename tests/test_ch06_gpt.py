@@ -20,10 +20,11 @@ from ch01_tokenization.tokenizer import BPETokenizer
 from ch04_transformer.transformer import GPT, GPTConfig
 from ch05_training.checkpoint import save_checkpoint
 from ch05_training.data import TokenDataset
+from ch05_training.files import read_checkpoint
 from ch05_training.folder import checkpoint_paths, newest_checkpoint
 from ch05_training.step import evaluate
 from ch05_training.training import TrainConfig
-from ch06_inference import assembly, gpt, texts
+from ch06_inference import assembly, gpt, terminal, texts
 from ch06_inference.generation import generate
 from ch06_inference.inference import SYSTEM_PROMPT, Chat, chat, chat_ids, surprises
 
@@ -134,19 +135,53 @@ def test_the_steps_that_were_typed_are_taken(poem, tmp_path, monkeypatch):
     assert 100 <= taken.pop(0) < 200 and taken == [900, 1400]
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ([], (1400, 50, 350, 350)),
+        (["--steps", "30"], (30, 3, 8, 8)),
+        (["--steps=300"], (300, 30, 75, 75)),
+        (["--steps", "9000"], (9000, 50, 350, 350)),
+        (["--steps", "30", "--warmup_steps", "9", "--eval-every=0"], (30, 9, 0, 8)),
+    ],
+    ids=str,
+)
+def test_what_is_counted_in_steps_follows_the_steps(options, expected):
+    """Four evaluations and checkpoints at least, and a warm-up that ends, where they were not typed."""
+    config = gpt.parse(["train", "--preset", "cpu", *options]).train
+    assert (config.steps, config.warmup_steps, config.eval_every, config.checkpoint_every) == expected
+
+
+def test_a_short_text_keeps_what_was_typed(poem, monkeypatch, capsys):
+    """And typed steps that read it many times are remarked on."""
+    taken = []
+    monkeypatch.setattr(gpt, "train_gpt", lambda model, config, *rest: taken.append((model, config)))
+    command = ["train", "--preset", "cpu", "--device", "cpu", "--text", str(poem)]
+    gpt.main([*command, "--eval-every", "7"])
+    model, config = taken.pop()
+    assert (model.vocab_size, config.steps < 200, config.eval_every) == (512, True, 7)
+    said = capsys.readouterr().out
+    assert "512 tokens instead of 2048; to ask for more give --vocab-size" in said and "heart" not in said
+    gpt.main([*command, "--steps", "900", "--vocab-size", "600"])
+    model, config = taken.pop()
+    assert (model.vocab_size, config.steps, config.eval_every) == (600, 900, 225)
+    assert "900 steps read the text about " in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("command", ["train", *gpt.COMMANDS])
 def test_every_option_shows_in_help(command, capsys):
     with pytest.raises(SystemExit) as stop:
         gpt.main([command, "--help"])
     shown = capsys.readouterr().out
     inner = {"train": (GPTConfig, TrainConfig), "generate": (gpt.Sampling,), "chat": (gpt.Sampling,)}
-    nested = {"train": {"model", "train", "steps_were_typed"}}.get(command, {"sampling"})
+    nested = {"train": {"model", "train", "typed"}}.get(command, {"sampling"})
     outer = {"train": gpt.TrainCommand, **gpt.COMMANDS}[command]
     names = [field.name for field in fields(outer) if field.name not in nested]
     names += [field.name for cls in inner.get(command, ()) for field in fields(cls)]
     assert stop.value.code == 0 and len(names) >= 2
     for name in names:
         assert f"--{name.replace('_', '-')}" in shown
+    assert command != "train" or "optimizer steps (default: " in " ".join(shown.replace("│", " ").split())
     assert " ".join(outer.__doc__.split())[:40] in " ".join(shown.replace("│", " ").split())
 
 
@@ -209,6 +244,10 @@ def test_the_newest_run(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(assembly, "load_run", lambda path, device: loaded.append(path))
     gpt.load_any("newest", "cpu")
     assert loaded == [Path("runs/2026-01-02-000000")]
+    assert capsys.readouterr().err == f"the newest run: {loaded[0]}\n"
+    os.utime(newest_checkpoint("runs/2026-01-01-000000"))  # an older run that went on
+    gpt.load_any("newest", "cpu")
+    assert loaded[1] == Path("runs/2026-01-01-000000")
 
 
 def test_a_run_without_a_checkpoint_is_not_the_newest_model(run, tmp_path, monkeypatch):
@@ -576,6 +615,7 @@ def test_a_picture_is_never_written_over(run, tmp_path, capsys):
     gpt.main(arguments)  # makes the folder
     before = out.read_bytes()
     fails(capsys, arguments, "picture.png exists already", "--out")
+    fails(capsys, [*arguments, "--layer", "2", "--head", "0"], "layer=2")  # first what no other name mends
     assert out.read_bytes() == before
 
 
@@ -605,9 +645,27 @@ def test_a_picture_of_an_unknown_kind(run, tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("path", ["checkpoints", "checkpoints/step-000020.safetensors"])
-def test_what_is_inside_a_run_is_no_model(run, capsys, path):
-    fails(capsys, ["generate", "--model", run / path], "is inside of a run", f"name the run itself: {run}")
+def test_what_is_inside_a_run_is_no_model(run, capsys):
+    words = "is inside of a run", f"name the run itself: {run}"
+    fails(capsys, ["generate", "--model", run / "checkpoints"], *words)
+    fails(capsys, ["train", "--resume", checkpoint_paths(run)[0]], *words)
+
+
+def test_a_checkpoint_that_is_not_the_newest_is_a_model(own_run, tmp_path, capsys):
+    """With the tokenizer, the text and the line of its run."""
+    earlier, newest = checkpoint_paths(own_run[0])
+    model, tokenizer = gpt.load_any(str(earlier))
+    weights = read_checkpoint(earlier)[1]["weights"]
+    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in weights.items()) and weights
+    assert not torch.equal(model.lm_head.weight, gpt.load_any(str(newest))[0].lm_head.weight)
+    losses = []
+    for path in (earlier, newest, own_run[0]):
+        gpt.main(["evaluate", "--model", str(path)])
+        losses.append(numbers(capsys.readouterr().out)[1])
+    assert losses[0] > losses[1] == losses[2]
+    gpt.main(["attention", "--model", str(earlier), "--out", str(tmp_path / "a.png")])
+    line = tokenizer.encode_ordinary(texts.recorded(own_run[0])["line"])
+    assert f": {min(32, len(line))} tokens" in capsys.readouterr().out
 
 
 def test_a_file_where_the_runs_should_go(tmp_path, capsys):
@@ -768,10 +826,16 @@ def test_a_run_does_not_go_on_with_another_text(own_run, run, poem, tmp_path, ca
     plays = shutil.copytree(run, tmp_path / "plays")
     changed = tmp_path / "changed.txt"
     changed.write_text(POEM[:-500] + "and another end\n" * 31, encoding="utf-8")
+    short = tmp_path / "short.txt"
+    short.write_text("Sing, goddess\n" * 3)
+    same = shutil.copytree(own_run[0], tmp_path / "same")
+    (same / "data.json").write_text(json.dumps(texts.recorded(same) | {"text": str(changed)}))
     more = ["--steps", "30"]
     for folder, options, words in (
-        (ours, ["--text", changed], [str(poem), str(changed)]),
-        (ours, ["--held-out", "0.2"], [str(poem)]),
+        (ours, ["--text", changed], ["was trained with", str(poem), str(changed)]),
+        (ours, ["--text", short], ["was trained with", str(poem), str(short)]),
+        (ours, ["--held-out", "0.2"], ["holds out 0.1 of", "not 0.2", "leave out --held-out"]),
+        (same, [], [str(changed), "has changed since"]),
         (plays, ["--text", poem], ["the plays", str(poem)]),
     ):
         before = snapshot(folder)
@@ -811,6 +875,45 @@ def test_make_passes_on_an_own_text():
     command = ["make", "-n", "gpt", "TEXT=my text.txt", "HELD_OUT=0.2"]
     shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
     assert 'ch06_inference.gpt train --text "my text.txt" --held-out "0.2"' in shown
+    for option in ("text=my text.txt", "held_out=0.2"):
+        refused = subprocess.run(["make", "-n", "gpt", option], cwd=ROOT, capture_output=True, text=True)
+        assert refused.returncode and "write TEXT and HELD_OUT in capitals" in refused.stderr
+
+
+def test_the_command_that_is_printed_works_as_pasted(monkeypatch, tmp_path):
+    """The Python of .venv where that runs and the course is here; else the one that is on the path."""
+    name = Path(".venv", Path(sys.executable).parent.name, "python")
+    for place, python, expected in (
+        (ROOT, ROOT / name, name),
+        (tmp_path, ROOT / name, "python"),
+        (ROOT, tmp_path / "bin" / "python", "python"),
+    ):
+        monkeypatch.chdir(place)
+        monkeypatch.setattr(sys, "executable", str(python))
+        assert terminal.program() == f"{expected} -m ch06_inference.gpt"
+
+
+def test_a_report_says_what_is_wrong_with_the_held_out_loss(own_run, poem, tmp_path, capsys):
+    """Above ln V, and better at an earlier step, whose checkpoint is then named."""
+    run = shutil.copytree(own_run[0], tmp_path / "run")
+    model, tokenizer = gpt.load_run(run)
+    own, history = texts.load_texts(poem), [json.loads(line) for line in open(run / "metrics.jsonl")]
+    assembly.report(run, model, tokenizer, history, own)
+    said = capsys.readouterr().out
+    assert "uniform" not in said and "better" not in said
+    measured = {"val_perplexity": 600.0, "val_bits_per_byte": 3.0}
+    history[9] |= measured | {"val_loss": 5.0}
+    history[19] |= measured | {"val_loss": 6.5}
+    assembly.report(run, model, tokenizer, history, own)
+    said = capsys.readouterr().out
+    assert "worse than a uniform guess, which has ln V = 6.238 nats" in said and "better at step 10" in said
+    assert f'--model "{checkpoint_paths(run)[0].as_posix()}"' in said
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint(own_run, tmp_path, capsys):
+    run = shutil.copytree(own_run[0], tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
+    for command in (["train", "--resume", run], ["generate", "--model", run]):
+        fails(capsys, command, "has no checkpoint yet")
 
 
 # ---------------------------------------------------------------- streams, disks and signals
@@ -919,7 +1022,7 @@ def test_whoever_stops_a_training_hears_how_to_go_on(poem, tmp_path, capsys, mon
     said = capsys.readouterr().err
     assert stopped.value.code == 128 + getattr(signal, name)
     assert newest_checkpoint(run).name == "step-000005.safetensors"
-    command = f'python -m ch06_inference.gpt train --resume "{run.as_posix()}"'
+    command = f'{terminal.program()} train --resume "{run.as_posix()}"'
     assert f"\nstopped: step 5 is saved; go on with: {command}\n" in said
     monkeypatch.undo()
     gpt.main(["train", "--resume", str(run)])
@@ -1083,7 +1186,8 @@ def test_a_context_shorter_than_the_line_of_the_report(tmp_path):
     ("options", "message"),
     [
         (["--n-heads", "7"], "n_heads=7"),
-        (["--steps", "0"], "steps=0 must be at least 1"),
+        (["--steps", "0"], "steps=0 must be at least 1; the default is 20"),  # of the preset
+        (["--d-model", "0"], "d_model=0 must be at least 1; the default is 32"),
         (["--steps", "many"], "many"),
         (["--no-such-option", "1"], "--no-such-option"),
     ],

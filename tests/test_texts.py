@@ -172,7 +172,7 @@ def test_the_end_of_one_text_is_held_out(tmp_path, share):
 def test_a_tenth_by_default_and_a_text_without_lines(tmp_path):
     own = load_texts(write(tmp_path / "a.txt", CHINESE * 50))
     assert list(own.train.values()) == [CHINESE * 45] and list(own.held_out.values()) == [CHINESE * 5]
-    assert own.source["held_out"] == 0.1
+    assert own.source["held_out"] == 0.1 and own.source["held_out_of"] == [str(tmp_path / "a.txt")]
 
 
 def test_of_several_texts_whole_ones_are_held_out(tmp_path):
@@ -222,6 +222,13 @@ def test_what_is_trained_on_is_not_held_out(tmp_path, held, words):
 def test_a_share_is_above_0_and_below_1(tmp_path, share):
     with pytest.raises(ValueError, match=f"--held-out {share} must be above 0 and below 1, or name a file"):
         load_texts(write(tmp_path / "a.txt", GREEK), share)
+
+
+@pytest.mark.parametrize("share", ["20%", "0,2", "12.5 %"])
+def test_a_share_as_others_write_it(tmp_path, share):
+    path = write(tmp_path / "a.txt", GREEK)
+    with pytest.raises(ValueError, match=f"--held-out {share}: write a share with a point and without"):
+        load_texts(path, share)
 
 
 def test_a_share_of_the_plays():
@@ -289,6 +296,8 @@ def test_too_short_says_how_much_is_missing(tokenizer):
     check_length(short, tokenizer, shorter)
     with pytest.raises(ValueError, match="the part held out"):
         check_length(short, tokenizer, shorter + 1)
+    with pytest.raises(ValueError, match="in that part; give more text$"):
+        check_length(Texts({}, short.held_out, "a.txt"), tokenizer, 64)  # no context is short enough
     with pytest.raises(ValueError, match="the part to train on has"):
         check_length(Texts(short.held_out, short.train, "a.txt"), tokenizer, 64)
 
@@ -297,11 +306,21 @@ def test_a_short_text_is_not_learned_by_heart(capsys):
     """4 times 30,000 tokens of 3 bytes are 117 steps of 1,024 tokens; a longer text takes all steps."""
     own, config = Texts({"a": "子" * 30_000}, {}), TrainConfig(steps=1400)
     fewer = fewer_steps(own, config, 128)
+    assert texts.passes_of(own, fewer, 128) == pytest.approx(4, abs=0.02)
     assert (fewer.steps, fewer.warmup_steps, fewer.eval_every) == (117, 11, 30)
     assert "117 steps instead of 1400; to ask for more give --steps" in capsys.readouterr().out
     for text, steps in (("a" * 900, 100), ("子" * 400_000, 1400)):
         assert fewer_steps(Texts({"a": text}, {}), config, 128).steps == steps
     assert fewer_steps(own, TrainConfig(steps=20, warmup_steps=2), 32).steps == 20
+
+
+@pytest.mark.parametrize(
+    ("characters", "size"), [(100, 512), (45_000, 512), (46_080, 576), (100_000, 1216), (10**6, 2048)]
+)
+def test_the_vocabulary_of_a_short_text(characters, size, capsys):
+    assert texts.fewer_tokens(Texts({"a": "x" * characters}, {}), 2048) == size
+    assert ("give --vocab-size" in capsys.readouterr().out) == (size < 2048)
+    assert texts.fewer_tokens(Texts({"a": "x" * characters}, {}), 300) == 300
 
 
 # ---------------------------------------------------------------- what a run remembers
@@ -349,6 +368,8 @@ def test_runs_in_their_order(tmp_path):
     write(tmp_path / "2027-01-03-000000" / "checkpoints" / "step-best.safetensors", "")
     write(tmp_path / "2027-01-04-000000" / "step-000010.safetensors", "")
     assert [path.name for path in folders.runs_in(tmp_path)] == names
+    os.utime(tmp_path / names[1] / "checkpoints" / "step-000010.safetensors")  # it went on
+    assert folders.runs_in(tmp_path)[-1].name == names[1]
     assert folders.runs_in(tmp_path / "missing") == []
 
 
@@ -358,9 +379,9 @@ def test_runs_in_their_order(tmp_path):
         (None, ["there is no such folder", "ch06_inference.gpt train"]),
         ([], ["it is empty", "ch06_inference.gpt train"]),
         (["a.txt", "b.txt", "c.txt", "d.txt"], ["it holds a.txt, b.txt, c.txt, ..."]),
-        (["tokenizer.json", "metrics.jsonl"], ["stopped before its first checkpoint"]),
+        (["tokenizer.json", "metrics.jsonl"], ["has no checkpoint yet"]),
         (["x/checkpoints/step-1.safetensors"], ["is not a run but holds 1; name one of them, such as", "/x"]),
-        (["checkpoints/step-best.safetensors"], ["stopped before its first checkpoint"]),
+        (["checkpoints/step-best.safetensors"], ["has no checkpoint yet"]),
     ],
     ids=lambda value: str(value)[:40],
 )
@@ -372,7 +393,7 @@ def test_a_folder_that_is_something_else(tmp_path, files, words):
         path.mkdir(exist_ok=True)
     assert not folders.holds_weights(path)
     message = folders.what_is_there(path)
-    assert message.startswith(f"{path} is not a run") and all(word in message for word in words)
+    assert message.startswith(f"{path} ") and all(word in message for word in words)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "config.json", "x.gguf"])
