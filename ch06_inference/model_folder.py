@@ -3,6 +3,7 @@
 Written by hand, since the forms of these files teach nothing about language models.
 """
 
+import functools
 import json
 import os
 import tempfile
@@ -15,8 +16,7 @@ from .previous_chapters import GPT2_SPLIT_PATTERN, BPETokenizer, byte_of_charact
 
 # GPT-2's words, but each digit is a piece of its own, and so white space before a digit stays together
 SMOLLM_SPLIT_PATTERN = r"'(?:[sdmt]|ll|ve|re)|\p{N}| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+"
-BYTES = byte_of_character()  # {character: byte}
-CHARACTERS = {byte: character for character, byte in BYTES.items()}
+spelt_bytes = functools.cache(byte_of_character)  # {character: byte}, made when it is first needed
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] "
     "+ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
@@ -60,11 +60,11 @@ def weight_files(folder):
             "which of them are the model; name one file, or fetch the index too"
         )
     if not files:
-        raise FileNotFoundError(f"{folder} holds no model: {what_is_there(folder)}")
+        raise FileNotFoundError(f"{folder} holds no model: {what_the_folder_holds(folder)}")
     return files
 
 
-def what_is_there(folder):
+def what_the_folder_holds(folder):
     """What a folder without .safetensors files holds, and what to do about it."""
     names = [path.name for path in visible(folder)]
     if not names:
@@ -159,7 +159,7 @@ def make_tokenizer(vocab, merges, special_tokens, added_tokens, pattern):
 def spelling(token):
     """A token as GPT-2's files write it, each byte as a printable character -> bytes."""
     try:
-        return bytes(map(BYTES.__getitem__, token))
+        return bytes(map(spelt_bytes().__getitem__, token))
     except KeyError as error:
         raise ValueError(
             f"the token {token!r} holds {error}, which stands for no byte in GPT-2's spelling"
@@ -204,7 +204,7 @@ def read_vocab_and_merges(folder):
     """GPT-2's two files. A token that is neither a byte nor made by a merge is a special one."""
     ids, lines = read_json(folder / "vocab.json"), (folder / "merges.txt").read_text("utf-8").splitlines()
     merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
-    made = {left + right for left, right in merges} | set(BYTES)
+    made = {left + right for left, right in merges} | set(spelt_bytes())
     special = {token: index for token, index in ids.items() if token not in made}
     return make_tokenizer(*tables(ids, merges, special), special, {}, GPT2_SPLIT_PATTERN)
 
@@ -285,8 +285,10 @@ def write_tokenizer(tokenizer, folder, context_length):
     ValueError for a special token that is spelt like an ordinary one: transformers could not tell them apart.
     """
 
+    characters = {byte: character for character, byte in spelt_bytes().items()}
+
     def spell(token):
-        return "".join(map(CHARACTERS.__getitem__, token))
+        return "".join(map(characters.__getitem__, token))
 
     ids = {spell(token): index for index, token in tokenizer.vocab.items()}
     special, added = tokenizer.special_tokens, getattr(tokenizer, "added_tokens", {})

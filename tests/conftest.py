@@ -1,6 +1,7 @@
 """What several test files share. One thread: arrays are small, and test processes run side by side."""
 
 import os
+import signal
 import tempfile
 
 import matplotlib
@@ -12,6 +13,8 @@ from ch01_tokenization.corpus import load_plays
 from ch01_tokenization.tokenizer import BPETokenizer
 
 matplotlib.use("Agg")
+# Who starts the tests in the background may have Ctrl-C ignored, and an ignored signal stays ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the kernels and programs that tests start
 torch.set_num_threads(1)
 folder_of_runs = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)  # not among a reader's own runs

@@ -819,7 +819,6 @@ def test_an_own_run_goes_on_with_its_text(own_run, poem, tmp_path, monkeypatch, 
     assert texts.recorded(run)["text"] == str(other)  # from now on
 
 
-# guards against: resuming forgets something
 def test_a_run_does_not_go_on_with_another_text(own_run, run, poem, tmp_path, capsys):
     """The sentence names both; nothing is changed."""
     ours = shutil.copytree(own_run[0], tmp_path / "ours")
@@ -975,7 +974,6 @@ def test_streams_that_are_closed(run, tmp_path):
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
-# guards against: interrupted writes
 def test_a_full_disk_at_the_end_of_a_training(poem, tmp_path, capsys, monkeypatch):
     """The file is named, and the trained model is there."""
 

@@ -960,14 +960,6 @@ def test_stream_never_says_ids_that_only_pad_the_vocabulary(tokenizer):
     assert (drawn >= tokenizer.n_vocab).any()  # without the limit they are drawn
 
 
-def test_stream_needs_an_end_of_text(speaker, plays):
-    from ch01_tokenization.tokenizer import BPETokenizer
-
-    bare = BPETokenizer.train(plays["hamlet"][:5000], 300, special_tokens=())
-    with pytest.raises(KeyError, match="<.endoftext.>"):
-        next(stream(speaker, bare, "a", 5))
-
-
 def test_no_new_tokens_are_none(speaker, tokenizer):
     assert list(stream(speaker, tokenizer, "a", 0)) == []
     ids = torch.randint(10, (2, 3))

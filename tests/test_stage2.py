@@ -111,6 +111,7 @@ def test_a_test_of_each_chapter_passes_on_colab(colab):
         "test_ch05_recipe.py::test_perplexity_and_bits_per_byte",
         "test_ch05_training.py::test_every_field_is_checked",
         "test_ch06_convert.py::test_rotary_rows_there_and_back",
+        "test_ch06_deeper.py::test_tuning_measures_on_its_own",
         "test_ch06_gpt.py::test_options_come_from_the_dataclasses",
         "test_ch06_inference.py::test_top_k_keeps_exactly_k",
         "test_ch06_pretrained.py::test_export_of_each_kind",

@@ -201,7 +201,6 @@ def test_another_file_or_folder_is_held_out(tmp_path):
     assert list(own.train.values()) == [GREEK] and list(own.held_out.values()) == [CHINESE]
 
 
-# guards against: training text in the held-out text
 @pytest.mark.parametrize(
     ("held", "words"),
     [
