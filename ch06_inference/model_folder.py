@@ -172,7 +172,7 @@ def tables(ids, merges, special):
     return vocab, [(spelling(left), spelling(right)) for left, right in merges]
 
 
-def read_tokenizer(folder, vocab_size):
+def folder_tokenizer(folder, vocab_size):
     """The BPETokenizer in a folder: tokenizer.json, or vocab.json and merges.txt.
 
     A folder without these gets GPT-2's own when vocab_size is that of GPT-2, or that filled up to 50,304.
@@ -279,7 +279,7 @@ def write_json(path, content):
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
-def write_tokenizer(tokenizer, folder, context_length):
+def write_tokenizer_json(tokenizer, folder, context_length):
     """Write tokenizer.json and tokenizer_config.json, for AutoTokenizer, which then gives equal ids.
 
     ValueError for a special token that is spelt like an ordinary one: transformers could not tell them apart.
@@ -358,7 +358,7 @@ def write_folder(folder, weights, config, tokenizer, context_length):
             write_json(made / "config.json", config | ends)
             write_json(made / "generation_config.json", ends)
             if tokenizer is not None:
-                write_tokenizer(tokenizer, made, context_length)
+                write_tokenizer_json(tokenizer, made, context_length)
             weights = {name: tensor.cpu() for name, tensor in weights.items()}
             save_file(weights, made / "model.safetensors", {"format": "pt"})
             os.replace(made, folder)

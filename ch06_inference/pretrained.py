@@ -8,9 +8,9 @@ import torch
 from .convert import from_hf, to_hf
 from .model_folder import (
     SMOLLM_SPLIT_PATTERN,
+    folder_tokenizer,
     make_tokenizer,
     misfit,
-    read_tokenizer,
     read_weights,
     spelling,
     write_folder,
@@ -135,7 +135,7 @@ def load_pretrained(source, dtype=torch.float32, device="auto", **changes):
     """
     folder, weights = read_weights(source)
     config = read_config(folder, weights, **changes)
-    tokenizer = read_tokenizer(folder, config.vocab_size)
+    tokenizer = folder_tokenizer(folder, config.vocab_size)
     return build_model(config, from_hf(weights, config), dtype, device), tokenizer
 
 

@@ -36,7 +36,7 @@ from ch06_inference import gpt as program
 from ch06_inference import model_folder, pretrained
 from ch06_inference.generation import generate, pad_left
 from ch06_inference.inference import SYSTEM_PROMPT, Chat, chat_ids, stream
-from ch06_inference.model_folder import BYTES, CHARACTERS, read_tokenizer, write_tokenizer
+from ch06_inference.model_folder import folder_tokenizer, spelt_bytes, write_tokenizer_json
 from ch06_inference.model_settings import config_from_gguf, config_from_shapes
 from ch06_inference.pretrained import (
     GGUF_NAMES,
@@ -574,7 +574,7 @@ def saved(tmp_path_factory, tokenizer_of_300):
     """(folder, model): a random GPT-2 as transformers writes it, with a tokenizer; tests change copies."""
     folder, model = tmp_path_factory.mktemp("gpt2") / "model", random_gpt2()
     model.save_pretrained(folder)
-    write_tokenizer(tokenizer_of_300, folder, 32)
+    write_tokenizer_json(tokenizer_of_300, folder, 32)
     return folder, model
 
 
@@ -821,25 +821,26 @@ def test_the_folders_own_tokenizer(copied, tokenizer_of_300):
 
 def test_a_folder_without_a_tokenizer_gets_gpt2s_where_it_fits(tmp_path):
     for size in (50257, 50304):  # nanoGPT fills GPT-2's vocabulary up
-        assert read_tokenizer(tmp_path, size).encode("Hello, world!") == [15496, 11, 995, 0]
+        assert folder_tokenizer(tmp_path, size).encode("Hello, world!") == [15496, 11, 995, 0]
     for size in (300, 50000, 52000):
         with pytest.raises(ValueError, match=f"a model of {size:,} ids has another than GPT-2"):
-            read_tokenizer(tmp_path, size)
+            folder_tokenizer(tmp_path, size)
 
 
 @pytest.mark.parametrize("size", [60, 299, 1324, 50257])
 def test_a_tokenizer_that_does_not_belong_to_the_model(copied, size):
     with pytest.raises(ValueError, match=f"has 300 ids and the model {size:,}: they do not belong together"):
-        read_tokenizer(copied, size)
-    assert read_tokenizer(copied, 512).n_vocab == 300  # filled up to a round number
+        folder_tokenizer(copied, size)
+    assert folder_tokenizer(copied, 512).n_vocab == 300  # filled up to a round number
 
 
 @pytest.fixture(scope="module")
 def their_gpt2(tmp_path_factory, gpt2):
     """{form: folder} of GPT-2's tokenizer as transformers writes and publishes it."""
     folder = tmp_path_factory.mktemp("theirs")
-    ids = {"".join(CHARACTERS[byte] for byte in token): index for index, token in gpt2.vocab.items()}
-    merges = [" ".join("".join(CHARACTERS[byte] for byte in part) for part in pair) for pair in gpt2.merges]
+    characters = {byte: character for character, byte in spelt_bytes().items()}
+    ids = {"".join(characters[byte] for byte in token): index for index, token in gpt2.vocab.items()}
+    merges = [" ".join("".join(characters[byte] for byte in part) for part in pair) for pair in gpt2.merges]
     (folder / "two").mkdir()
     (folder / "two" / "vocab.json").write_text(json.dumps(ids | gpt2.special_tokens), encoding="utf-8")
     (folder / "two" / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")
@@ -853,7 +854,7 @@ def test_the_forms_in_which_tokenizers_are_published(their_gpt2, gpt2, form):
     _, folder = their_gpt2
     names = {path.name for path in (folder / form).iterdir()}
     assert ("tokenizer.json" in names) == (form == "one")
-    tokenizer = read_tokenizer(folder / form, 50257)
+    tokenizer = folder_tokenizer(folder / form, 50257)
     assert tokenizer.special_tokens == {"<|endoftext|>": 50256} and tokenizer.pattern == gpt2.pattern
     for text in TEXTS:
         assert tokenizer.encode(text) == gpt2.encode(text)
@@ -864,7 +865,7 @@ def test_added_tokens_of_a_tokenizer_json(their_gpt2, tmp_path, gpt2):
     theirs.add_tokens(["<tool>", "two words"])
     theirs.add_special_tokens({"pad_token": "<pad>"})
     theirs.save_pretrained(tmp_path)
-    tokenizer = read_tokenizer(tmp_path, 50260)
+    tokenizer = folder_tokenizer(tmp_path, 50260)
     assert tokenizer.special_tokens == {
         "<|endoftext|>": 50256,
         "<tool>": 50257,
@@ -880,10 +881,10 @@ def test_added_tokens_of_a_tokenizer_json(their_gpt2, tmp_path, gpt2):
 def test_a_vocabulary_of_52000_ids_of_its_own(tmp_path):
     """Its first five are special tokens, as no merge makes them."""
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    ids = {token: n for n, token in enumerate([*special, *BYTES, "he", "Ġhe"])}
+    ids = {token: n for n, token in enumerate([*special, *spelt_bytes(), "he", "Ġhe"])}
     (tmp_path / "vocab.json").write_text(json.dumps(ids), encoding="utf-8")
     (tmp_path / "merges.txt").write_text("#version: 0.2\nh e\nĠ he\n", encoding="utf-8")
-    tokenizer = read_tokenizer(tmp_path, 263)
+    tokenizer = folder_tokenizer(tmp_path, 263)
     assert list(tokenizer.special_tokens) == special
     assert tokenizer.encode_ordinary("he he<s>")[:2] == [ids["he"], ids["Ġhe"]]
     assert tokenizer.decode(tokenizer.encode_ordinary("he <s>é")) == "he <s>é"
@@ -1017,7 +1018,7 @@ def test_export_of_smollm2(smollm2, tmp_path, reference_tokenizer):
 def test_the_tokenizer_json_of_smollm2_is_read(smollm2, tmp_path, reference_tokenizer):
     """In its published form: one step for digits, and one with GPT-2's pattern."""
     reference_tokenizer.backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
-    tokenizer = read_tokenizer(tmp_path, 49152)
+    tokenizer = folder_tokenizer(tmp_path, 49152)
     assert tokenizer.special_tokens == smollm2[1].special_tokens
     for text in [*TEXTS, *PROMPTS, *random_texts(300)]:
         assert tokenizer.encode_ordinary(text) == smollm2[1].encode_ordinary(text), ascii(text)
@@ -1092,7 +1093,7 @@ def test_a_model_that_is_neither_kind_writes_nothing(tmp_path, config):
 @pytest.mark.parametrize(
     "error", [OSError(28, "No space left on device"), SafetensorError("IoError 28")], ids=repr
 )
-@pytest.mark.parametrize("writer", ["save_file", "write_json", "write_tokenizer"])
+@pytest.mark.parametrize("writer", ["save_file", "write_json", "write_tokenizer_json"])
 def test_a_disk_that_is_full_leaves_nothing_half_written(
     tmp_path, monkeypatch, tokenizer_of_300, writer, error
 ):
