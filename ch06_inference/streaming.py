@@ -42,12 +42,11 @@ def until(stop_id, steps):
 def stream(model, tokenizer, prompt, max_new_tokens, **options):
     """Yield the continuation of a text piece by piece, as str; options are those of generate_steps.
 
-    It ends at <|endoftext|>, if the tokenizer has it, and an empty prompt starts there. Special tokens in the
-    prompt stay text.
+    It ends at <|endoftext|>, and an empty prompt starts there. Special tokens in the prompt stay text.
     """
     eot = tokenizer.special_tokens.get("<|endoftext|>")
-    ids = tokenizer.encode_ordinary(prompt) or [tokenizer.eot_token]
-    ids = torch.tensor([ids], device=model.lm_head.weight.device)  # (1, T)
+    ids = [tokenizer.encode_ordinary(prompt) or [tokenizer.eot_token]]
+    ids = torch.tensor(ids, device=model.lm_head.weight.device)
     options = {"n_vocab": tokenizer.n_vocab, "eos_id": eot} | options
     yield from decode_pieces(tokenizer, until(eot, generate_steps(model, ids, max_new_tokens, **options)))
 
