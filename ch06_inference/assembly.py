@@ -70,7 +70,7 @@ _LLAMA = dict(norm="rmsnorm", activation="swiglu", position="rope")
 PRESETS = {
     "cpu": (
         dict(_LLAMA, vocab_size=2048, context_length=128, d_model=128, n_heads=4, n_layers=3),
-        dict(steps=1400, warmup_steps=50, eval_every=350, checkpoint_every=350),
+        dict(steps=1400, warmup_steps=50, eval_every=700, checkpoint_every=350),
     ),
     "cuda": (
         dict(_LLAMA, vocab_size=4096, context_length=256, d_model=384, n_heads=6, n_layers=6, dropout=0.2),
