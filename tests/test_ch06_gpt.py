@@ -138,16 +138,16 @@ def test_the_steps_that_were_typed_are_taken(poem, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ([], (1400, 50, 350, 350)),
+        ([], (1400, 50, 700, 350)),
         (["--steps", "30"], (30, 3, 8, 8)),
         (["--steps=300"], (300, 30, 75, 75)),
-        (["--steps", "9000"], (9000, 50, 350, 350)),
+        (["--steps", "9000"], (9000, 50, 700, 350)),
         (["--steps", "30", "--warmup_steps", "9", "--eval-every=0"], (30, 9, 0, 8)),
     ],
     ids=str,
 )
 def test_what_is_counted_in_steps_follows_the_steps(options, expected):
-    """Four evaluations and checkpoints at least, and a warm-up that ends, where they were not typed."""
+    """Other steps have four evaluations and checkpoints at least, and a warm-up that ends, if not typed."""
     config = gpt.parse(["train", "--preset", "cpu", *options]).train
     assert (config.steps, config.warmup_steps, config.eval_every, config.checkpoint_every) == expected
 
