@@ -1,9 +1,7 @@
-"""Which device trains, and what it can do at best. Written by hand, since it teaches nothing."""
+"""Which device trains. Written by hand, since it teaches nothing."""
 
 import functools
-import math
 import sys
-import time
 
 import torch
 
@@ -75,16 +73,3 @@ def pick_device(name="auto"):
     except (RuntimeError, AssertionError) as error:
         why, other = str(error).splitlines()[0], "use device='cpu', or --device cpu"
         raise ValueError(f"device {name!r} is not available here ({why}); {other}") from None
-
-
-@functools.lru_cache
-def matmul_peak(device, dtype, rounds=5):
-    """Floating-point operations a second in a large matrix product, measured: the best of some rounds."""
-    size = 8192 if device.type == "cuda" else 512
-    a, b = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(2))
-    best = math.inf
-    for _ in range(rounds):
-        began = time.perf_counter()
-        (a @ b)[0, 0].item()  # waits for the device
-        best = min(best, time.perf_counter() - began)
-    return 2 * size**3 / best

@@ -3,9 +3,11 @@
 import contextlib
 import io
 import json
+import math
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import torch
@@ -15,7 +17,6 @@ from harness import compare, lazily, needs_compiler
 from ch04_transformer.accounting import forward_flops
 from ch04_transformer.transformer import GPT, GPTConfig
 from ch05_training.data import TokenDataset
-from ch05_training.machines import matmul_peak
 from ch05_training.training import AdamW, TrainConfig, Trainer, parameter_groups, warmup_cosine
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -28,6 +29,18 @@ SIZES = {  # quick: (model, batch size, steps in one measurement)
 
 class Done(Exception):
     """Raised to leave a Trainer after some steps."""
+
+
+def matmul_peak(device, dtype, rounds=5):
+    """Floating-point operations a second in a large matrix product, measured: the best of some rounds."""
+    size = 8192 if device.type == "cuda" else 512
+    a, b = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(2))
+    best = math.inf
+    for _ in range(rounds):
+        began = time.perf_counter()
+        (a @ b)[0, 0].item()  # waits for the device
+        best = min(best, time.perf_counter() - began)
+    return 2 * size**3 / best
 
 
 def dataset(config):
