@@ -1,0 +1,520 @@
+"""What the checks of the exercises are made of: they run an answer, compare it, and say what is wrong and why.
+
+An `Exercise` has the right answer, cases to try it on, and the usual mistakes, each with its diagnosis. A
+learner's answer that differs from the right one is compared with the mistakes: the one that gives the same
+results in every case is named, with the smallest case that shows it.
+"""
+
+# Written by hand: checking answers teaches nothing about language models.
+
+import ast
+import contextlib
+import copy
+import hashlib
+import inspect
+import io
+import linecache
+import math
+import os
+import queue
+import random
+import sys
+import sysconfig
+import threading
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+__all__ = ["Diagnosis", "Draw", "Exercise", "checker", "diagnose", "digest_of_source", "same"]
+
+ROOT = Path(__file__).resolve().parent.parent
+OURS = tuple({str(ROOT) + os.sep, *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")), "<frozen"})
+
+
+class Diagnosis(AssertionError):
+    """A check that did not pass, and why. A notebook shows the words without a traceback."""
+
+    def _render_traceback_(self):
+        return str(self).splitlines()
+
+
+class Draw:
+    """Random inputs, other ones in every check, so that no list of constants passes."""
+
+    def __init__(self, seed):
+        self.random, self.generator = random.Random(seed), torch.Generator().manual_seed(seed)
+
+    def whole(self, low, high):
+        """A whole number from low to high, both included."""
+        return self.random.randint(low, high)
+
+    def real(self, low, high):
+        """A float between low and high."""
+        return self.random.uniform(low, high)
+
+    def choice(self, options):
+        """One of the options."""
+        return self.random.choice(options)
+
+    def normal(self, *shape):
+        """A float32 tensor of normally distributed numbers."""
+        return torch.randn(*shape, generator=self.generator)
+
+    def ids(self, below, *shape):
+        """An int64 tensor of ids 0 .. below - 1."""
+        return torch.randint(below, shape, generator=self.generator)
+
+
+def call(answer, *case):
+    """How most answers are run: a function, on the arguments of a case."""
+    return answer(*case)
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """What a check needs to know about an exercise.
+
+    right: the right answer. cases(draw): a list of tuples of arguments, the smallest first; the last ones are
+    drawn. mistakes: {diagnosis: a wrong answer, or a list of several}. run(answer, *case): what is compared; most answers are just
+    called. An exercise with several answers hands them over as a tuple. signs: {diagnosis: sign(case, got,
+    expected)}, asked in order when an answer is wrong in a way that is none of the mistakes; a sign that fails
+    on what it is given says no. refuses: the errors that the right answer raises in some cases. inputs_stay:
+    whether an answer must leave its arguments as they are. steps: how many lines of an answer may run in one
+    case.
+    """
+
+    right: Callable | tuple
+    cases: Callable
+    mistakes: dict
+    run: Callable = call
+    signs: dict = field(default_factory=dict)
+    tolerance: float = 1e-4
+    refuses: tuple = ()
+    inputs_stay: bool = True
+    steps: int = 100_000
+
+
+@dataclass(frozen=True)
+class Raised:
+    """An outcome that is an error."""
+
+    error: BaseException
+
+    def __repr__(self):
+        return f"{type(self.error).__name__}: {self.error}"[:300]
+
+
+def checker(exercises):
+    """{number: Exercise} -> the function that the notebooks call: check("3.4", answer)."""
+
+    def check(number, *answers, seed=None):
+        """Try an answer on drawn inputs; a Diagnosis (an AssertionError) says what is not right yet."""
+        exercise = exercises[number]
+        answer = answers if isinstance(exercise.right, tuple) else answers[0]
+        words = apart(lambda park: diagnose(exercise, answer, seed, park))
+        if words:
+            raise Diagnosis(f"{number}: not yet. {words}")
+        digests = ", ".join(sorted({digest_of(each) for each in answers} - {""}))
+        print(f"{number} passed." + f" ({digests})" * bool(digests))
+
+    check.exercises = exercises
+    return check
+
+
+# ---------------------------------------------------------------- running what a learner wrote
+
+
+def apart(work):
+    """work(park) in a thread of its own; park(words) ends it with these words, wherever it is and for good.
+
+    A loop without end cannot be left by an exception, since `except:` might catch it. Its thread is put to
+    sleep instead.
+    """
+    results = queue.SimpleQueue()
+
+    def park(words):
+        results.put((words, None))
+        sys.settrace(None)
+        threading.Event().wait()
+
+    def run():
+        try:
+            results.put((work(park), None))
+        except BaseException as error:  # a fault of the check itself
+            results.put((None, error))
+
+    threading.Thread(target=run, daemon=True).start()
+    words, error = results.get()
+    if error:
+        raise error
+    return words
+
+
+def outcome(run, answer, case, steps=None, park=None):
+    """What run(answer, *case) returns, or Raised(error); the lines that a learner's code runs are counted.
+
+    What it prints is not shown. Loops inside one call of a C function, such as list(itertools.count()), run no
+    lines and are not counted.
+    """
+    left, before, screen, dtype = steps, sys.gettrace(), sys.stdout, torch.get_default_dtype()
+
+    def count(frame, event, argument):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            put_back()
+            park()
+        return count
+
+    def enter(frame, event, argument):
+        count(frame, event, argument)
+        return None if frame.f_code.co_filename.startswith(OURS) else count
+
+    def put_back():
+        sys.settrace(before)
+        sys.stdout = screen
+        torch.set_default_dtype(dtype)
+
+    try:
+        sys.stdout = Nowhere()
+        if park:
+            sys.settrace(enter)
+        return run(answer, *case)
+    except BaseException as error:
+        return Raised(error)
+    finally:
+        put_back()
+
+
+class Nowhere(io.TextIOBase):
+    """Takes what is printed and keeps nothing."""
+
+    def write(self, text):
+        return len(text)
+
+
+# ---------------------------------------------------------------- finding out what is wrong
+
+
+def devices():
+    """Where answers are tried: on the CPU, and on a GPU where there is one."""
+    return ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+
+
+def diagnose(exercise, answer, seed=None, park=None):
+    """What is not right yet about an answer, in words; None when nothing is."""
+    if words := not_an_answer(exercise, answer):
+        return words
+    seed = random.SystemRandom().getrandbits(32) if seed is None else seed
+    for device in devices():
+        if words := diagnose_on(device, exercise, answer, seed, park):
+            return words if device == "cpu" else f"On the GPU (right on the CPU): {words}"
+
+
+def not_an_answer(exercise, answer):
+    """Words for an answer of another kind than the right one."""
+    given, right = ((a if isinstance(a, tuple) else (a,)) for a in (answer, exercise.right))
+    if len(given) != len(right):
+        return f"The check takes {len(right)} of your definitions and got {len(given)}."
+    for mine, wanted in zip(given, right):
+        if callable(wanted) and not callable(mine):
+            return f"Hand over the function itself, without calling it; this is {a_kind(mine)}."
+        if inspect.isclass(wanted) and not inspect.isclass(mine):
+            return f"This exercise asks for a class; this is {a_kind(mine)}."
+    return None
+
+
+def diagnose_on(device, exercise, answer, seed, park):
+    cases = [to_device(case, device) for case in exercise.cases(Draw(seed))]
+    got, expected, first = [], [], None
+    for case in cases:
+        expected.append(outcome(exercise.run, exercise.right, copied(case)))
+        if isinstance(expected[-1], Raised) and not isinstance(expected[-1].error, exercise.refuses):
+            raise expected[-1].error  # a fault of the check
+        mine, shown = copied(case), described(exercise, case)
+        endless = (
+            f"It has not come to an end after {exercise.steps:,} steps. Is there a loop whose condition never "
+            f"becomes false?\n    for       {shown}"
+        )
+        park_here = (lambda words=endless: park(words)) if park else None
+        got.append(outcome(exercise.run, answer, mine, exercise.steps, park_here))
+        if isinstance(got[-1], Raised) and isinstance(got[-1].error, NotImplementedError):
+            return "Nothing is here to check. Write your code in place of raise NotImplementedError(), run that cell, then this one."
+        changed = exercise.inputs_stay and not same(mine, case, 0)
+        if first is None and (changed or not same(got[-1], expected[-1], exercise.tolerance)):
+            first = len(got) - 1, changed
+    if first is None:
+        return None
+    number, changed = first
+    at = cases[number], got[number], expected[number]
+    right_value = same(at[1], at[2], exercise.tolerance)
+    wrong = [not same(mine, right, exercise.tolerance) for mine, right in zip(got, expected)]
+    words = None if right_value else named_mistake(exercise, cases, got, wrong, number)
+    if words is None and changed:
+        words = "It changes its arguments. Whoever calls it still needs them: compute something new instead."
+        return f"{words}\n    for       {described(exercise, at[0])}"
+    words = words or other_kind(got, expected, number, exercise.tolerance) or seen_sign(exercise, *at)
+    words = words or difference(at[1], at[2], exercise.tolerance)
+    return f"{words}\n{evidence(exercise, *at)}"
+
+
+def named_mistake(exercise, cases, got, wrong_cases, number):
+    """The diagnosis of the mistake that gives what the answer gave: in case `number`, and in the most others.
+
+    Of the cases in which the answer is wrong it must explain more than half.
+    """
+    best, words = 0, None
+    wrong_answers = [(d, w) for d, ways in exercise.mistakes.items() for w in (ways if isinstance(ways, list) else [ways])]
+    for diagnosis, wrong in wrong_answers:
+        results = [outcome(exercise.run, wrong, copied(case)) for case in cases]
+        alike = [same(result, mine, exercise.tolerance) for result, mine in zip(results, got)]
+        explained = sum(a for a, is_wrong in zip(alike, wrong_cases) if is_wrong)
+        if alike[number] and 2 * explained > sum(wrong_cases) and sum(alike) > best:
+            best, words = sum(alike), diagnosis
+    return words
+
+
+def seen_sign(exercise, case, got, expected):
+    """The first diagnosis whose sign is there."""
+    for words, sign in exercise.signs.items():
+        with contextlib.suppress(Exception):
+            if sign(case, got, expected):
+                return words
+    return None
+
+
+def other_kind(got, expected, number, tolerance):
+    """What can be said about a result that is not even of the right kind; None when it is."""
+    mine, right = got[number], expected[number]
+    if isinstance(mine, Raised):
+        return f"It stops with an error: {mine}{line_of(mine.error)}"
+    if isinstance(right, Raised):
+        return f"It should refuse this with {with_article(type(right.error).__name__)}, and gives a result."
+    if mine is None:
+        return "It returns None. Does every way through it end with a return?"
+    values = [each for each in got if not isinstance(each, Raised)]
+    if len(values) > 2 and all(same(values[0], each, tolerance) for each in values[1:]):
+        if not all(same(expected[0], each, tolerance) for each in expected[1:]):
+            return "It gives the same result for every input. Does it use its arguments?"
+    kinds = [(each.shape, each.dtype) if isinstance(each, torch.Tensor) else kind_of(each) for each in (mine, right)]
+    return None if kinds[0] == kinds[1] else difference(mine, right, tolerance)
+
+
+def difference(mine, right, tolerance):
+    """How a wrong value differs from the right one, in one sentence."""
+    if isinstance(right, torch.Tensor) and isinstance(mine, torch.Tensor):
+        return tensor_difference(mine, right, tolerance)
+    if kind_of(mine) != kind_of(right):
+        return f"Expected {a_kind(right)}, got {a_kind(mine)}."
+    if isinstance(right, (list, tuple)) and not is_plain(right):
+        if len(mine) != len(right):
+            return f"Expected {len(right)} results, got {len(mine)}."
+        for place, (m, r) in enumerate(zip(mine, right)):
+            if not same(m, r, tolerance):
+                return f"Result {place + 1} of {len(right)}: {difference(m, r, tolerance)}"
+    if isinstance(right, dict):
+        for key in right:
+            if key not in mine:
+                return f"Nothing under the key {key!r}."
+            if not same(mine[key], right[key], tolerance):
+                return f"{key}: {difference(mine[key], right[key], tolerance)}"
+        extra = next(iter(mine.keys() - right.keys()))
+        return f"The key {extra!r} should not be there."
+    if isinstance(right, (int, float)) and not isinstance(right, bool):
+        return tensor_difference(torch.tensor(float(mine)), torch.tensor(float(right)), tolerance, "The result")
+    if hasattr(right, "__len__") and len(mine) != len(right):
+        return f"The result has {len(mine)} parts and should have {len(right)}."
+    return "The result is another one."
+
+
+def tensor_difference(mine, right, tolerance, every="Every number"):
+    if mine.shape != right.shape:
+        if mine.numel() == right.numel() and mine.dim() == 2 and same(mine.T, right, tolerance):
+            return "Rows and columns have changed places."
+        return f"Expected the shape {tuple(right.shape)}, got {tuple(mine.shape)}."
+    if mine.device != right.device:
+        return f"The result is on {mine.device} and the input on {right.device}: name the device of what you make."
+    if mine.dtype != right.dtype:
+        return f"Expected the dtype {bare(right.dtype)}, got {bare(mine.dtype)}."
+    if mine.dtype == torch.bool:
+        if same(~mine, right, 0):
+            return "True and False have changed places."
+        return f"{int((mine != right).sum())} of {right.numel()} entries are wrong."
+    a, b = mine.detach().double().cpu(), right.detach().double().cpu()
+    if a.isnan().any() and not b.isnan().any():
+        return "There are numbers that are not a number (NaN)."
+    if a.isinf().any() and not b.isinf().any():
+        return "There are infinite numbers."
+    if a.numel() and not a.any() and b.any():
+        return f"{every} is 0." if every != "Every number" else "All numbers are 0."
+    if b.numel() and bool(((a == 0) == (b == 0)).all()) and a.any():
+        ratio = (a[b != 0] / b[b != 0]).unique()
+        if len(ratio) and bool((ratio - ratio[0]).abs().max() < 1e-3 * ratio[0].abs().clamp(min=1)):
+            factor = float(ratio[0])
+            if factor < 0 and abs(factor + 1) < 1e-3:
+                return f"{every} has the wrong sign."
+            return f"{every} is {factor:.4g} times what it should be."
+    if b.numel() > 1 and float((a - b).max() - (a - b).min()) < 1e-3 * float((a - b).abs().max()):
+        return f"{every} is too large by {float((a - b).flatten()[0]):.4g}."
+    if mine.dim() == 2 and mine.size(0) == mine.size(1) > 1 and same(a.T, b, tolerance):
+        return "Rows and columns have changed places."
+    if b.numel() > 1 and same(a.flatten().sort()[0], b.flatten().sort()[0], tolerance):
+        return "The numbers are right, but not in the right places."
+    if b.numel() == 1:
+        return f"The result is too {'large' if float(a.flatten()[0]) > float(b.flatten()[0]) else 'small'}."
+    return f"{int((~torch.isclose(a, b, rtol=tolerance, atol=tolerance)).sum())} of {b.numel()} numbers are wrong."
+
+
+def same(a, b, tolerance=1e-4):
+    """Whether two outcomes are equal: of the same kinds, shapes and dtypes, numbers within the tolerance."""
+    if isinstance(a, Raised) or isinstance(b, Raised):
+        return isinstance(a, Raised) and isinstance(b, Raised) and isinstance(a.error, type(b.error))
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        if a.shape != b.shape or a.dtype != b.dtype or a.device != b.device:
+            return False
+        if a.is_floating_point() and tolerance:
+            return torch.allclose(a.detach(), b.detach(), rtol=tolerance, atol=tolerance, equal_nan=True)
+        return torch.equal(a, b) or bool(((a == b) | ((a != a) & (b != b))).all())
+    if kind_of(a) != kind_of(b):
+        return False
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(same(x, y, tolerance) for x, y in zip(a, b))
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key], tolerance) for key in a)
+    if isinstance(a, float) or isinstance(b, float):
+        return math.isclose(a, b, rel_tol=tolerance, abs_tol=tolerance) or (a != a and b != b)
+    with contextlib.suppress(Exception):
+        return bool(a == b) or (not_comparable(a) and type(a) is type(b))
+    return False
+
+
+def not_comparable(a):
+    """Objects that are equal only to themselves: modules, generators, functions."""
+    return type(a).__eq__ is object.__eq__
+
+
+# ---------------------------------------------------------------- words
+
+
+def kind_of(value):
+    """Kinds that are told apart: whole numbers and floats are one."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return type(value)
+    return float
+
+
+def a_kind(value):
+    if isinstance(value, torch.Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    if value is None:
+        return "None"
+    if kind_of(value) is float:
+        return "a number"
+    return with_article({"str": "string"}.get(type(value).__name__, type(value).__name__))
+
+
+def with_article(name):
+    return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
+
+
+def bare(dtype):
+    return str(dtype).removeprefix("torch.")
+
+
+def is_plain(value):
+    """A list or tuple of what is shown best as a whole: numbers, strings, bytes."""
+    return all(isinstance(each, (int, float, str, bytes, type(None))) for each in value)
+
+
+def shown(value):
+    """A value in a few lines at most."""
+    if isinstance(value, torch.Tensor):
+        if value.numel() > 40:
+            return f"a tensor of shape {tuple(value.shape)}, {bare(value.dtype)}"
+        digits = value.detach().cpu()
+        digits = digits.double().round(decimals=4) if digits.is_floating_point() else digits
+        text = str(digits.tolist()) if value.dim() else f"{digits.item():.6g}"
+        return text if value.dim() < 2 else text.replace("], [", "],\n" + " " * 14 + "[") if value.dim() == 2 else text
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, (tuple, list)) and any(isinstance(each, torch.Tensor) for each in value):
+        return "(" + ", ".join(shown(each) for each in value) + ")"
+    text = repr(value)
+    return text if len(text) <= 300 else f"{text[:200]} ... ({len(text)} characters)"
+
+
+def evidence(exercise, case, mine, right):
+    """The case, what came and what should have come."""
+    lines = [f"    for       {described(exercise, case)}"]
+    place = first_difference(mine, right, exercise.tolerance)
+    if place:
+        lines += [f"    at        {list(place)}", f"    yours     {shown(mine[place])}", f"    expected  {shown(right[place])}"]
+    else:
+        lines += [f"    yours     {shown(mine)}"] * (not isinstance(mine, Raised))
+        lines += [f"    expected  {shown(right)}"]
+    return "\n".join(lines)
+
+
+def first_difference(mine, right, tolerance):
+    """The first place where two large tensors of one shape differ; None for what can be shown whole."""
+    if not (isinstance(mine, torch.Tensor) and isinstance(right, torch.Tensor)):
+        return None
+    if mine.shape != right.shape or mine.dtype != right.dtype or right.numel() <= 40:
+        return None
+    a, b = mine.detach().cpu(), right.detach().cpu()
+    wrong = ~torch.isclose(a, b, rtol=tolerance, atol=tolerance, equal_nan=True) if a.is_floating_point() else a != b
+    places = wrong.nonzero()
+    return tuple(places[0].tolist()) if len(places) else None
+
+
+def described(exercise, case):
+    """The arguments of a case, by their names."""
+    function = exercise.run if exercise.run is not call else exercise.right
+    with contextlib.suppress(TypeError, ValueError):
+        names = list(inspect.signature(function).parameters)[exercise.run is not call :]
+        return ", ".join(f"{name} = {shown(value)}" for name, value in zip(names, case, strict=False)) or "no input"
+    return shown(case)
+
+
+def line_of(error):
+    """Where in the learner's code an error arose, as the line itself; nothing when it arose elsewhere."""
+    for entry in reversed(traceback.extract_tb(error.__traceback__)):
+        if not entry.filename.startswith(OURS):
+            return f"\n    in line   {entry.lineno}: {entry.line}" if entry.line else ""
+    return ""
+
+
+# ---------------------------------------------------------------- odds and ends
+
+
+def copied(case):
+    """A copy of the arguments, so that a call cannot change them; what is learned stays learnable."""
+    return tuple(each.detach().clone().requires_grad_(each.requires_grad) if isinstance(each, torch.Tensor)
+                 else copy.deepcopy(each) for each in case)  # fmt: skip
+
+
+def to_device(value, device):
+    """Tensors, also those in lists and tuples, on a device."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to(device).requires_grad_(value.requires_grad)
+    if isinstance(value, (list, tuple)):
+        return type(value)(to_device(each, device) for each in value)
+    return value
+
+
+def digest_of(answer):
+    """A digest of the notebook cell in which a function or class was written; "" when there is none."""
+    functions = [f for f in vars(answer).values() if inspect.isfunction(f)] if inspect.isclass(answer) else [answer]
+    code = getattr(functions[0], "__code__", None) if functions else None
+    source = "".join(linecache.getlines(code.co_filename)) if code else ""
+    return digest_of_source(source) if source else ""
+
+
+def digest_of_source(source):
+    """Eight letters that stand for what code says, whatever its comments and empty lines."""
+    with contextlib.suppress(SyntaxError):
+        source = ast.dump(ast.parse(source))
+    return hashlib.sha256(source.encode()).hexdigest()[:8]

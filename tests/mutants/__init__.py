@@ -1,0 +1,100 @@
+"""Wrong answers to the exercises: typical mistakes, each with the words by which its check names it.
+
+One module for each chapter, with VARIANTS, {number: code}, a right answer that is written differently, and
+MUTANTS, {number: [(words, code) or (words, old, new), ...]}: whole code of an answer, or an edit of the
+solution's. `words` is a part of the one diagnosis that must be given.
+"""
+
+import contextlib
+import importlib
+import io
+
+from notebooks.files import CHAPTERS, ROOT
+
+from ch01_tokenization.pieces import namespace, read_entries, source_of
+
+
+def solutions(chapter):
+    """The exercises of a chapter as solved."""
+    return read_entries(ROOT / chapter / "solutions.ipynb")
+
+
+def wrong_answers(chapter):
+    """(VARIANTS, MUTANTS) of a chapter."""
+    module = importlib.import_module(f"mutants.{chapter[:4]}")
+    return module.VARIANTS, module.MUTANTS
+
+
+def code_of(mutant, solution):
+    """(words, code) of a mutant; an edit must fit the solution exactly once."""
+    if len(mutant) == 2:
+        return mutant
+    words, old, new = mutant
+    assert solution.count(old) == 1, f"{old!r} stands {solution.count(old)} times in the solution"
+    return words, solution.replace(old, new)
+
+
+class Bench:
+    """The exercises of one chapter, ready to try answers on."""
+
+    def __init__(self, chapter):
+        self.chapter, self.entries = chapter, {entry.number: entry for entry in solutions(chapter)}
+        self.checks = importlib.import_module(f"{chapter}.checks")
+        import nbformat
+
+        notebook = nbformat.read(ROOT / chapter / "solutions.ipynb", as_version=4)
+        imports = [source_of(cell) for cell in notebook.cells if "imports" in cell.metadata.get("tags", [])]
+        self.before = imports
+        for entry in self.entries.values():
+            self.before += entry.own + entry.code
+
+    def verdict(self, number, code=None, seed=None):
+        """What the check of an exercise says of code in place of the solution: its words, or None if it passes."""
+        names = namespace(self.chapter, [*self.before, *([code] if code else [])])
+        call = source_of(self.entries[number].check)
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                exec(call, names | {"check": lambda *a: self.checks.check(*a, seed=seed)})
+        except AssertionError as error:
+            return str(error)
+
+
+def table(chapters=CHAPTERS):
+    """Lines of the table of mutants, and what is wrong with it."""
+    lines, faults = [], []
+    for chapter in chapters:
+        if not (ROOT / chapter / "solutions.ipynb").exists():
+            continue
+        bench, (variants, mutants) = Bench(chapter), wrong_answers(chapter)
+        for number, entry in bench.entries.items():
+            found = list(judged(bench, number, entry, variants, mutants))
+            faults += found
+            n = len(mutants.get(number, []))
+            lines.append(f"{number:6} {entry.title[:48]:50} {n:3} mutants, {n - len(found):3} named" + " <-" * bool(found))
+    return lines, faults
+
+
+def judged(bench, number, entry, variants, mutants, seed=None):
+    """What is wrong with the check of an exercise, a sentence each."""
+    exercise = bench.checks.check.exercises[number]
+    said = [*exercise.mistakes, *exercise.signs]
+    solution = "\n\n".join(entry.code)
+    for name, code in (("the solution", None), ("the variant", variants.get(number))):
+        if name == "the variant" and not code:
+            yield f"{number}: there is no variant"
+        elif words := bench.verdict(number, code, seed):
+            yield f"{number}: {name} is refused: {words}"
+    if len(mutants.get(number, [])) < 5:
+        yield f"{number}: has {len(mutants.get(number, []))} mutants, and 5 are the least"
+    for mutant in mutants.get(number, []):
+        fragment, code = code_of(mutant, solution)
+        words = bench.verdict(number, code, seed)
+        if words is None:
+            yield f"{number}: passes, and should be {fragment!r}:\n{code}"
+        elif fragment not in words:
+            yield f"{number}: should be {fragment!r}, and it says: {words}\n{code}"
+        elif sum(each in words for each in said) > 1:
+            yield f"{number}: names more than one mistake: {words}"
+    for a in said:
+        if any(a != b and a in b for b in said):
+            yield f"{number}: the diagnosis {a!r} is a part of another one"
