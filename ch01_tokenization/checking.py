@@ -1,4 +1,4 @@
-"""What the checks of the exercises are made of: they run an answer, compare it, and say what is wrong and why.
+"""What the checks of the exercises are made of: they run an answer, compare it, and say what is wrong.
 
 An `Exercise` has the right answer, cases to try it on, and the usual mistakes, each with its diagnosis. A
 learner's answer that differs from the right one is compared with the mistakes: the one that gives the same
@@ -31,7 +31,13 @@ import torch
 __all__ = ["Diagnosis", "Draw", "Exercise", "checker", "diagnose", "digest_of_source", "same"]
 
 ROOT = Path(__file__).resolve().parent.parent
-OURS = tuple({str(ROOT) + os.sep, *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")), "<frozen"})
+OURS = tuple(
+    {str(ROOT) + os.sep, *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")), "<frozen"}
+)
+NOTHING_YET = (
+    "Nothing is here to check. Write your code in place of raise NotImplementedError(), run that cell, then "
+    "this one."
+)
 
 
 class Diagnosis(AssertionError):
@@ -78,12 +84,12 @@ class Exercise:
     """What a check needs to know about an exercise.
 
     right: the right answer. cases(draw): a list of tuples of arguments, the smallest first; the last ones are
-    drawn. mistakes: {diagnosis: a wrong answer, or a list of several}. run(answer, *case): what is compared; most answers are just
-    called. An exercise with several answers hands them over as a tuple. signs: {diagnosis: sign(case, got,
-    expected)}, asked in order when an answer is wrong in a way that is none of the mistakes; a sign that fails
-    on what it is given says no. refuses: the errors that the right answer raises in some cases. inputs_stay:
-    whether an answer must leave its arguments as they are. steps: how many lines of an answer may run in one
-    case.
+    drawn. mistakes: {diagnosis: a wrong answer, or a list of several}. run(answer, *case): what is compared;
+    most answers are just called. An exercise with several answers hands them over as a tuple. signs:
+    {diagnosis: sign(case, got, expected)}, asked in order when an answer is wrong in a way that is none of
+    the mistakes; a sign that fails on what it is given says no. refuses: the errors that the right answer
+    raises in some cases. inputs_stay: whether an answer must leave its arguments as they are. steps: how many
+    lines of an answer may run in one case.
     """
 
     right: Callable | tuple
@@ -156,8 +162,8 @@ def apart(work):
 def outcome(run, answer, case, steps=None, park=None):
     """What run(answer, *case) returns, or Raised(error); the lines that a learner's code runs are counted.
 
-    What it prints is not shown. Loops inside one call of a C function, such as list(itertools.count()), run no
-    lines and are not counted.
+    What it prints is not shown. Loops inside one call of a C function, such as list(itertools.count()), run
+    no lines and are not counted.
     """
     left, before, screen, dtype = steps, sys.gettrace(), sys.stdout, torch.get_default_dtype()
 
@@ -236,13 +242,13 @@ def diagnose_on(device, exercise, answer, seed, park):
             raise expected[-1].error  # a fault of the check
         mine, shown = copied(case), described(exercise, case)
         endless = (
-            f"It has not come to an end after {exercise.steps:,} steps. Is there a loop whose condition never "
-            f"becomes false?\n    for       {shown}"
+            f"It has not come to an end after {exercise.steps:,} steps. Is there a loop whose condition "
+            f"never becomes false?\n    for       {shown}"
         )
         park_here = (lambda words=endless: park(words)) if park else None
         got.append(outcome(exercise.run, answer, mine, exercise.steps, park_here))
         if isinstance(got[-1], Raised) and isinstance(got[-1].error, NotImplementedError):
-            return "Nothing is here to check. Write your code in place of raise NotImplementedError(), run that cell, then this one."
+            return NOTHING_YET
         changed = exercise.inputs_stay and not same(mine, case, 0)
         if first is None and (changed or not same(got[-1], expected[-1], exercise.tolerance)):
             first = len(got) - 1, changed
@@ -267,7 +273,9 @@ def named_mistake(exercise, cases, got, wrong_cases, number):
     Of the cases in which the answer is wrong it must explain more than half.
     """
     best, words = 0, None
-    wrong_answers = [(d, w) for d, ways in exercise.mistakes.items() for w in (ways if isinstance(ways, list) else [ways])]
+    wrong_answers = [
+        (d, w) for d, ways in exercise.mistakes.items() for w in (ways if isinstance(ways, list) else [ways])
+    ]
     for diagnosis, wrong in wrong_answers:
         results = [outcome(exercise.run, wrong, copied(case)) for case in cases]
         alike = [same(result, mine, exercise.tolerance) for result, mine in zip(results, got)]
@@ -299,7 +307,10 @@ def other_kind(got, expected, number, tolerance):
     if len(values) > 2 and all(same(values[0], each, tolerance) for each in values[1:]):
         if not all(same(expected[0], each, tolerance) for each in expected[1:]):
             return "It gives the same result for every input. Does it use its arguments?"
-    kinds = [(each.shape, each.dtype) if isinstance(each, torch.Tensor) else kind_of(each) for each in (mine, right)]
+    kinds = [
+        (each.shape, each.dtype) if isinstance(each, torch.Tensor) else kind_of(each)
+        for each in (mine, right)
+    ]
     return None if kinds[0] == kinds[1] else difference(mine, right, tolerance)
 
 
@@ -324,7 +335,9 @@ def difference(mine, right, tolerance):
         extra = next(iter(mine.keys() - right.keys()))
         return f"The key {extra!r} should not be there."
     if isinstance(right, (int, float)) and not isinstance(right, bool):
-        return tensor_difference(torch.tensor(float(mine)), torch.tensor(float(right)), tolerance, "The result")
+        return tensor_difference(
+            torch.tensor(float(mine)), torch.tensor(float(right)), tolerance, "The result"
+        )
     if hasattr(right, "__len__") and len(mine) != len(right):
         return f"The result has {len(mine)} parts and should have {len(right)}."
     return "The result is another one."
@@ -336,7 +349,7 @@ def tensor_difference(mine, right, tolerance, every="Every number"):
             return "Rows and columns have changed places."
         return f"Expected the shape {tuple(right.shape)}, got {tuple(mine.shape)}."
     if mine.device != right.device:
-        return f"The result is on {mine.device} and the input on {right.device}: name the device of what you make."
+        return f"The result is on {mine.device}, the input on {right.device}; name the device of what it makes."
     if mine.dtype != right.dtype:
         return f"Expected the dtype {bare(right.dtype)}, got {bare(mine.dtype)}."
     if mine.dtype == torch.bool:
@@ -365,7 +378,8 @@ def tensor_difference(mine, right, tolerance, every="Every number"):
         return "The numbers are right, but not in the right places."
     if b.numel() == 1:
         return f"The result is too {'large' if float(a.flatten()[0]) > float(b.flatten()[0]) else 'small'}."
-    return f"{int((~torch.isclose(a, b, rtol=tolerance, atol=tolerance)).sum())} of {b.numel()} numbers are wrong."
+    n_wrong = int((~torch.isclose(a, b, rtol=tolerance, atol=tolerance)).sum())
+    return f"{n_wrong} of {b.numel()} numbers are wrong."
 
 
 def same(a, b, tolerance=1e-4):
@@ -437,7 +451,13 @@ def shown(value):
         digits = value.detach().cpu()
         digits = digits.double().round(decimals=4) if digits.is_floating_point() else digits
         text = str(digits.tolist()) if value.dim() else f"{digits.item():.6g}"
-        return text if value.dim() < 2 else text.replace("], [", "],\n" + " " * 14 + "[") if value.dim() == 2 else text
+        return (
+            text
+            if value.dim() < 2
+            else text.replace("], [", "],\n" + " " * 14 + "[")
+            if value.dim() == 2
+            else text
+        )
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, (tuple, list)) and any(isinstance(each, torch.Tensor) for each in value):
@@ -451,7 +471,11 @@ def evidence(exercise, case, mine, right):
     lines = [f"    for       {described(exercise, case)}"]
     place = first_difference(mine, right, exercise.tolerance)
     if place:
-        lines += [f"    at        {list(place)}", f"    yours     {shown(mine[place])}", f"    expected  {shown(right[place])}"]
+        lines += [
+            f"    at        {list(place)}",
+            f"    yours     {shown(mine[place])}",
+            f"    expected  {shown(right[place])}",
+        ]
     else:
         lines += [f"    yours     {shown(mine)}"] * (not isinstance(mine, Raised))
         lines += [f"    expected  {shown(right)}"]
@@ -465,7 +489,11 @@ def first_difference(mine, right, tolerance):
     if mine.shape != right.shape or mine.dtype != right.dtype or right.numel() <= 40:
         return None
     a, b = mine.detach().cpu(), right.detach().cpu()
-    wrong = ~torch.isclose(a, b, rtol=tolerance, atol=tolerance, equal_nan=True) if a.is_floating_point() else a != b
+    wrong = (
+        ~torch.isclose(a, b, rtol=tolerance, atol=tolerance, equal_nan=True)
+        if a.is_floating_point()
+        else a != b
+    )
     places = wrong.nonzero()
     return tuple(places[0].tolist()) if len(places) else None
 
@@ -475,7 +503,10 @@ def described(exercise, case):
     function = exercise.run if exercise.run is not call else exercise.right
     with contextlib.suppress(TypeError, ValueError):
         names = list(inspect.signature(function).parameters)[exercise.run is not call :]
-        return ", ".join(f"{name} = {shown(value)}" for name, value in zip(names, case, strict=False)) or "no input"
+        return (
+            ", ".join(f"{name} = {shown(value)}" for name, value in zip(names, case, strict=False))
+            or "no input"
+        )
     return shown(case)
 
 
@@ -507,7 +538,9 @@ def to_device(value, device):
 
 def digest_of(answer):
     """A digest of the notebook cell in which a function or class was written; "" when there is none."""
-    functions = [f for f in vars(answer).values() if inspect.isfunction(f)] if inspect.isclass(answer) else [answer]
+    functions = (
+        [f for f in vars(answer).values() if inspect.isfunction(f)] if inspect.isclass(answer) else [answer]
+    )
     code = getattr(functions[0], "__code__", None) if functions else None
     source = "".join(linecache.getlines(code.co_filename)) if code else ""
     return digest_of_source(source) if source else ""

@@ -40,7 +40,11 @@ def entries(notebook):
     found = []
     for cell in notebook["cells"]:
         text, marks = source_of(cell), cell["metadata"].get("nbgrader", {})
-        if cell["cell_type"] == "markdown" and (heading := HEADING.match(text)) and (facts := FACTS.search(text)):
+        if (
+            cell["cell_type"] == "markdown"
+            and (heading := HEADING.match(text))
+            and (facts := FACTS.search(text))
+        ):
             found.append(Entry(*heading.groups(), len(facts[1]), *map(int, facts.groups()[1:])))
         elif cell["cell_type"] == "code" and found:
             if marks.get("grade"):

@@ -39,9 +39,11 @@ SOFTMAX = Exercise(
         ],
         "It sums along the last dimension, whatever dim says.": lambda x, dim: softmax(x, -1),
         "It sums along the first dimension, whatever dim says.": lambda x, dim: softmax(x, 0),
-        "It subtracts the largest score of the whole tensor, so a row of small scores ends as 0 / 0; take the "
-        "largest of each row.": shifted_by_all,
-        "Shares are what they should be in logarithms: this is the log-softmax.": lambda x, dim: softmax(x, dim).log(),
+        "It subtracts the largest score of the whole tensor, so a row of small scores ends as 0 / 0; take "
+        "the largest of each row.": shifted_by_all,
+        "Shares are what they should be in logarithms: this is the log-softmax.": lambda x, dim: softmax(
+            x, dim
+        ).log(),
     },
     signs={
         "The shares along dim should have the sum 1.": lambda case, got, expected: (
@@ -57,9 +59,13 @@ CAUSAL_MASK = Exercise(
         "A token may look at itself: the diagonal should be True.": lambda T: causal_mask(T).tril(-1),
         "The table lies on its side: rows are queries and columns are keys.": lambda T: causal_mask(T).T,
         "True should mean that a query may look; here it means that it may not.": lambda T: ~causal_mask(T),
-        "Every query sees one key too many, the one behind it.": lambda T: torch.ones(T, T, dtype=torch.bool).tril(1),
+        "Every query sees one key too many, the one behind it.": lambda T: torch.ones(
+            T, T, dtype=torch.bool
+        ).tril(1),
         "A query sees all earlier keys, not only itself.": lambda T: torch.eye(T, dtype=torch.bool),
-        "The table holds numbers; make it bool, with True where a query may look.": lambda T: causal_mask(T).float(),
+        "The table holds numbers; make it bool, with True where a query may look.": lambda T: causal_mask(
+            T
+        ).float(),
     },
 )
 

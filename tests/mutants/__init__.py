@@ -49,7 +49,7 @@ class Bench:
             self.before += entry.own + entry.code
 
     def verdict(self, number, code=None, seed=None):
-        """What the check of an exercise says of code in place of the solution: its words, or None if it passes."""
+        """What the check of an exercise says of code in place of the solution; None when it passes."""
         names = namespace(self.chapter, [*self.before, *([code] if code else [])])
         call = source_of(self.entries[number].check)
         try:
@@ -70,7 +70,10 @@ def table(chapters=CHAPTERS):
             found = list(judged(bench, number, entry, variants, mutants))
             faults += found
             n = len(mutants.get(number, []))
-            lines.append(f"{number:6} {entry.title[:48]:50} {n:3} mutants, {n - len(found):3} named" + " <-" * bool(found))
+            lines.append(
+                f"{number:6} {entry.title[:48]:50} {n:3} mutants, {n - len(found):3} named"
+                + " <-" * bool(found)
+            )
     return lines, faults
 
 

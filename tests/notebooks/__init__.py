@@ -5,6 +5,7 @@
     export    notebook -> modules
     running   running a notebook, and what is stored of it
     reading   how long a notebook takes to read, and how long its cells are
+    workbook  the exercises, made from their solutions
     guards    how much of a module checks its arguments
     rules     what can be wrong, as sentences
 
@@ -18,6 +19,7 @@ from notebooks.files import (
     ROOT,
     is_main_way,
     is_setup,
+    is_workbook,
     lines_of,
     notebook_paths,
     read_notebook,
@@ -43,6 +45,7 @@ __all__ = [
     "guards_by_module",
     "is_main_way",
     "is_setup",
+    "is_workbook",
     "lines_of",
     "module_problems",
     "notebook_paths",

@@ -22,7 +22,7 @@ HAND_WRITTEN = {
     *("__init__.py", "previous_chapters.py", "checks.py", "figures.py", "fields.py"),
     *("config.py", "curves.py", "files.py", "finite.py", "folder.py", "interrupts.py", "machines.py"),
     *("resuming.py", "inference.py", "assembly.py", "texts.py", "folders.py", "terminal.py", "gpt.py"),
-    *("model_settings.py", "model_folder.py"),
+    *("model_settings.py", "model_folder.py", "checking.py", "pieces.py", "rebuilding.py"),
 }
 NO_CODE = {
     tokenize.COMMENT,
@@ -47,6 +47,11 @@ def notebook_paths(root=ROOT):
 def is_main_way(path):
     """Whether a notebook is a chapter itself: ch01_tokenization/ch01_tokenization.ipynb."""
     return path.stem == path.parent.name
+
+
+def is_workbook(path):
+    """Whether a notebook is worked in, and not read in one sitting."""
+    return path.stem in ("exercises", "solutions")
 
 
 def read_notebook(path):

@@ -6,7 +6,16 @@ running.py), comments and empty lines. A docstring is prose.
 
 import re
 
-from notebooks.files import ROOT, code_lines, docstring_lines, notebook_paths, python_of, read_notebook, tags
+from notebooks.files import (
+    ROOT,
+    code_lines,
+    docstring_lines,
+    is_workbook,
+    notebook_paths,
+    python_of,
+    read_notebook,
+    tags,
+)
 
 WORDS_A_MINUTE, SECONDS_A_LINE = 180, 8
 MINUTES, CELLS, LINES_A_CELL, LINES_A_CLASS = 90, 120, 40, 100
@@ -77,7 +86,7 @@ def long_cell_problems(notebook):
 
 def table_of_sittings(root=ROOT):
     lines = [f"{'':44}{'minutes':>8}{'words':>8}{'lines':>7}{'cells':>7}{'longest':>9}"]
-    for path in notebook_paths(root):
+    for path in (path for path in notebook_paths(root) if not is_workbook(path)):
         notebook = read_notebook(root / path)
         words, code = count(notebook)
         longest = cell_lines(notebook)[0][0]

@@ -11,6 +11,7 @@ from notebooks.files import (
     HAND_WRITTEN,
     ROOT,
     is_setup,
+    is_workbook,
     lines_of,
     notebook_paths,
     python_of,
@@ -21,6 +22,7 @@ from notebooks.guards import guard_problems
 from notebooks.links import BADGE_PATTERN, badge, course_settings, readme_line, setup_source
 from notebooks.reading import long_cell_problems, minutes, sitting_problems
 from notebooks.running import folded_metadata
+from notebooks.workbook import workbook_problems
 
 REMOTE_IMAGE = re.compile(
     r"!\[[^\]]*\]\(\s*<?https?://[^)]*\)|<img[^>]+src\s*=\s*[\"']?https?://[^>]*>", re.IGNORECASE
@@ -44,6 +46,7 @@ def problems(root=ROOT):
         for line in lines_of(root / "README.md")
         if line != readme_line(line, settings, root)
     ]
+    found += workbook_problems(root)
     return found
 
 
@@ -132,15 +135,16 @@ def notebook_problems(notebook, path, settings):
     for image in REMOTE_IMAGE.findall(BADGE_PATTERN.sub("", text)):
         yield f"shows a remote image, {image}; draw it with code"
     yield from long_cell_problems(notebook)
-    yield from sitting_problems(notebook)
-    if f"| **To read** | {minutes(notebook)} minutes |" not in notebook.cells[0].source:
-        yield "has other minutes on its title page than it takes to read; run: make badges"
+    if not is_workbook(path):
+        yield from sitting_problems(notebook)
+        if f"| **To read** | {minutes(notebook)} minutes |" not in notebook.cells[0].source:
+            yield "has other minutes on its title page than it takes to read; run: make badges"
     yield from folding_problems(notebook)
     for number, cell in enumerate(notebook.cells):
         if cell.cell_type != "code" or not cell.source.strip():
             continue
         name = f"code cell {number} ({cell.source.strip().splitlines()[0][:40]!r})"
-        if cell.execution_count is None:
+        if cell.execution_count is None and path.stem != "exercises":
             yield f"{name} has no stored execution; run: make execute NB={path}"
         if re.search(r"# noqa|^# \(in the module\)", cell.source, flags=re.M):
             yield f"{name} has a comment for the linter or the exporter, which see for themselves"
