@@ -21,7 +21,7 @@ TORCH ?=
 PINS ?= -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install gpt chat test bench lab update export execute check badges lock clean
+.PHONY: help install gpt chat mine progress test bench lab update export execute check exercises mutants badges lock clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile | expand -t 18
@@ -33,6 +33,12 @@ gpt: .venv/course  ## train a GPT on Shakespeare, or with TEXT="file or folder" 
 
 chat: .venv/pretrained  ## talk with a real chat model through the code of this course
 	@$(RUN) -m ch06_inference.gpt chat
+
+mine: .venv/course  ## the same with your own answers to the exercises in place of the course's code
+	@COURSE_MINE="$(or $(COURSE_MINE),1)" $(MAKE) --no-print-directory gpt
+
+progress:  ## which exercises you have done, and how long the others take; runs nothing
+	@"$(PYTHON)" tests/progress.py
 
 # pytest runs two processes (pyproject.toml), so each gets one thread.
 test: .venv/dev  ## run every test and every notebook
@@ -57,6 +63,12 @@ execute: .venv/dev  ## run the notebooks and store their outputs; NB="..." names
 check: .venv/dev  ## exports, notebook hygiene, ruff
 	$(RUN) tests/notebooks check
 	$(RUN) -m ruff check .
+
+exercises: .venv/dev  ## write the exercises from their solutions
+	$(RUN) tests/notebooks exercises
+
+mutants: .venv/dev  ## try wrong answers on the checks of the exercises: each must be named
+	$(RUN) tests/mutants
 
 badges: .venv/dev  ## write the repository's URL of pyproject.toml into every badge and set-up cell
 	$(RUN) tests/notebooks badges

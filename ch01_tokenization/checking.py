@@ -7,10 +7,8 @@ results in every case is named, with the smallest case that shows it.
 
 # Written by hand: checking answers teaches nothing about language models.
 
-import ast
 import contextlib
 import copy
-import hashlib
 import inspect
 import io
 import linecache
@@ -28,7 +26,9 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["Diagnosis", "Draw", "Exercise", "checker", "diagnose", "digest_of_source", "same"]
+from .pieces import digest_of_source
+
+__all__ = ["Diagnosis", "Draw", "Exercise", "checker", "diagnose", "same"]
 
 ROOT = Path(__file__).resolve().parent.parent
 OURS = tuple(
@@ -349,7 +349,8 @@ def tensor_difference(mine, right, tolerance, every="Every number"):
             return "Rows and columns have changed places."
         return f"Expected the shape {tuple(right.shape)}, got {tuple(mine.shape)}."
     if mine.device != right.device:
-        return f"The result is on {mine.device}, the input on {right.device}; name the device of what it makes."
+        places = f"The result is on {mine.device}, the input on {right.device}"
+        return f"{places}; name the device of what it makes."
     if mine.dtype != right.dtype:
         return f"Expected the dtype {bare(right.dtype)}, got {bare(mine.dtype)}."
     if mine.dtype == torch.bool:
@@ -544,10 +545,3 @@ def digest_of(answer):
     code = getattr(functions[0], "__code__", None) if functions else None
     source = "".join(linecache.getlines(code.co_filename)) if code else ""
     return digest_of_source(source) if source else ""
-
-
-def digest_of_source(source):
-    """Eight letters that stand for what code says, whatever its comments and empty lines."""
-    with contextlib.suppress(SyntaxError):
-        source = ast.dump(ast.parse(source))
-    return hashlib.sha256(source.encode()).hexdigest()[:8]

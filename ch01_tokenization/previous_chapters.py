@@ -5,6 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import ch01_tokenization.pieces  # noqa: E402, F401, a reader's own, if they are asked for
 from ch01_tokenization.figures import (  # noqa: E402
     COLORS,
     draw_matrix,

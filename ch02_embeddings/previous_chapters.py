@@ -5,6 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import ch01_tokenization.pieces  # noqa: E402, F401, a reader's own, if they are asked for
 from ch01_tokenization.corpus import load_plays, split_plays  # noqa: E402
 from ch01_tokenization.figures import COLORS, draw_matrix, draw_pipeline, draw_tokens, show, use_course_style  # noqa: E402
 from ch01_tokenization.tokenizer import BPETokenizer  # noqa: E402

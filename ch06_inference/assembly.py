@@ -35,6 +35,7 @@ from .previous_chapters import (
     step_of,
     token_boxes,
     use_course_style,
+    whose_pieces,
     write_whole,
 )
 from .streaming import stream, surprises
@@ -187,6 +188,8 @@ def report(run, model, tokenizer, history, texts):
         print(f"It was better {earlier}: {OVERFITTED}")
         for path in (path for path in checkpoint_paths(run) if step_of(path) == best["step"]):
             print(f'That checkpoint is kept: --model "{path.as_posix()}" takes it.')
+    if whose_pieces():
+        print(whose_pieces())
     generator = torch.Generator(model.lm_head.weight.device).manual_seed(0)
     options = dict(max_new_tokens=100, temperature=0.8, top_p=0.95, generator=generator)
     passages = [prompt + "".join(stream(model, tokenizer, prompt, **options)) for prompt in texts.prompts]

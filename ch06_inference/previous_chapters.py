@@ -5,6 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import ch01_tokenization.pieces  # noqa: E402, F401, a reader's own, if they are asked for
 from ch01_tokenization.corpus import load_plays, package_file, split_plays  # noqa: E402
 from ch01_tokenization.exchange import byte_of_character  # noqa: E402
 from ch01_tokenization.figures import (  # noqa: E402
@@ -17,6 +18,7 @@ from ch01_tokenization.figures import (  # noqa: E402
     token_boxes,
     use_course_style,
 )
+from ch01_tokenization.pieces import whose_pieces  # noqa: E402
 from ch01_tokenization.splitting import GPT2_SPLIT_PATTERN, special_pattern  # noqa: E402
 from ch01_tokenization.tokenizer import BPETokenizer  # noqa: E402
 from ch03_attention.attention import causal_mask  # noqa: E402
@@ -76,5 +78,6 @@ __all__ = [
     "step_of",
     "token_boxes",
     "use_course_style",
+    "whose_pieces",
     "write_whole",
 ]

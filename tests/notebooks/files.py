@@ -22,7 +22,7 @@ HAND_WRITTEN = {
     *("__init__.py", "previous_chapters.py", "checks.py", "figures.py", "fields.py"),
     *("config.py", "curves.py", "files.py", "finite.py", "folder.py", "interrupts.py", "machines.py"),
     *("resuming.py", "inference.py", "assembly.py", "texts.py", "folders.py", "terminal.py", "gpt.py"),
-    *("model_settings.py", "model_folder.py", "checking.py", "pieces.py", "rebuilding.py"),
+    *("model_settings.py", "model_folder.py", "checking.py", "pieces.py", "fitting.py", "rebuilding.py"),
 }
 NO_CODE = {
     tokenize.COMMENT,
