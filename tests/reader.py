@@ -39,14 +39,22 @@ def copy_notebooks(root=ROOT):
 
 
 def the_courses(root):
-    """{name: bytes} of the notebooks as the course has them, whatever the reader did to the files."""
+    """{name: bytes} of the notebooks as the course has them, whatever the reader did to the files.
+
+    Without the solutions of the exercises: nobody needs a copy of those.
+    """
     try:
         listed = names(root, "ls-tree", "-r", "--name-only", "HEAD")
-        found = sorted(name for name in listed if name.endswith(".ipynb"))
+        found = sorted(name for name in listed if name.endswith(".ipynb") and not is_solution(name))
         return {name: git(root, "show", f"HEAD:./{name}").encode() for name in found}
     except GitFailed:  # a folder that was not cloned
         paths = sorted([*root.glob("ch*/*.ipynb"), *root.glob("appendix/*/*.ipynb")])
-        return {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}
+        found = {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}
+        return {name: data for name, data in found.items() if not is_solution(name)}
+
+
+def is_solution(name):
+    return name.endswith("/solutions.ipynb")
 
 
 def write_whole(path, data):

@@ -90,7 +90,9 @@ def marks(folder):
 
     with Gradebook(f"sqlite:///{folder / 'gradebook.db'}", "course") as book:
         return {
-            submission.student.id: {grade.name: grade.score for n in submission.notebooks for grade in n.grades}
+            submission.student.id: {
+                grade.name: grade.score for n in submission.notebooks for grade in n.grades
+            }
             for submission in book.assignment_submissions(CHAPTER)
         }
 
