@@ -228,7 +228,7 @@ def leaves(x):
     (lambda x: 2 * x / 0, "There are infinite numbers."),
     (lambda x: 0 * x / 0, "There are numbers that are not a number (NaN)."),
     (lambda: 2, "TypeError"),
-    (lambda x: torch.stack([2 * x, 0 * x])[0, :1] if x.dim() == 1 else 2 * x, "Expected the shape (3,), got (1,)."),
+    (lambda x: 2 * x[:1], "Expected the shape (3,), got (1,)."),
     (double(3), "Hand over the function itself, without calling it"),
 ])  # fmt: skip
 def test_the_engine_has_words_of_its_own(answer, words):

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 
-import nbformat
 import pytest
 from notebooks import ROOT, read_notebook, write_notebook
 
@@ -60,7 +59,8 @@ def classroom(tmp_path_factory):
         if cell.metadata.get("nbgrader", {}).get("solution")
     }
     half = dict(list(right.items())[: len(right) // 2])
-    endless = "def causal_mask(T):\n    while True:\n        try:\n            T = T + 0\n        except:\n            pass"
+    endless = "def causal_mask(T):\n    while True:\n        try:\n            T = T\n"
+    endless += "        except:\n            pass"
     loud = right["exercise-3-2"].replace("    ### BEGIN", '    print("x" * 200_000)\n    ### BEGIN')
     loud += '\n\nfor _ in range(20_000):\n    print("y" * 200)'
     no_tests = answered(released, right)

@@ -84,13 +84,14 @@ def test_the_second_time_the_checks_are_remembered(trained):
     assert run(*command) == "" and run(*command, COURSE_MINE="0") == ""
 
 
+HEAD = "def causal_mask(T):\n    "
 BROKEN = {
-    "a wrong answer": ("def causal_mask(T):\n    return torch.ones(T, T).tril(-1).bool()", "not yet. A token may"),
-    "nothing": ("def causal_mask(T):\n    raise NotImplementedError()", "not yet. Nothing is here to check"),
-    "no end": ("def causal_mask(T):\n    while True:\n        T = T", "not yet. It has not come to an end"),
+    "a wrong answer": (HEAD + "return torch.ones(T, T).tril(-1).bool()", "not yet. A token may"),
+    "nothing": (HEAD + "raise NotImplementedError()", "not yet. Nothing is here to check"),
+    "no end": (HEAD + "while True:\n        T = T", "not yet. It has not come to an end"),
     "not Python": ("def causal_mask(T:\n", "'causal_mask' is not defined"),
     "another name": ("def mask(T):\n    return T", "'causal_mask' is not defined"),
-    "the end of the process": ("import os\ndef causal_mask(T):\n    os._exit(3)", "the checks could not be run"),
+    "the end of the process": ("import os\n" + HEAD + "os._exit(3)", "the checks could not be run"),
 }  # fmt: skip
 
 
