@@ -8,6 +8,7 @@ solution's. `words` is a part of the one diagnosis that must be given.
 import contextlib
 import importlib
 import io
+from pathlib import Path
 
 from notebooks.files import CHAPTERS, ROOT
 
@@ -20,9 +21,13 @@ def solutions(chapter):
 
 
 def wrong_answers(chapter):
-    """(VARIANTS, MUTANTS) of a chapter."""
-    module = importlib.import_module(f"mutants.{chapter[:4]}")
-    return module.VARIANTS, module.MUTANTS
+    """(VARIANTS, MUTANTS) of a chapter, whose wrong answers may be in several modules."""
+    variants, mutants = {}, {}
+    for path in sorted(Path(__file__).parent.glob(f"{chapter[:4]}*.py")):
+        module = importlib.import_module(f"mutants.{path.stem}")
+        variants |= module.VARIANTS
+        mutants |= module.MUTANTS
+    return variants, mutants
 
 
 def code_of(mutant, solution):
