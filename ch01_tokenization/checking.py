@@ -334,9 +334,7 @@ def difference(mine, right, tolerance):
         extra = next(iter(mine.keys() - right.keys()))
         return f"The key {extra!r} should not be there."
     if isinstance(right, (int, float)) and not isinstance(right, bool):
-        return tensor_difference(
-            torch.tensor(float(mine)), torch.tensor(float(right)), tolerance, "The result"
-        )
+        return tensor_difference(torch.tensor(float(mine)), torch.tensor(float(right)), tolerance)
     if hasattr(right, "__len__") and len(mine) != len(right):
         return f"The result has {len(mine)} parts and should have {len(right)}."
     return "The result is another one."
