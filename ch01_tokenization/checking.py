@@ -492,6 +492,8 @@ def shown(value):
         return f"{value:.6g}"
     if isinstance(value, (tuple, list)) and any(isinstance(each, torch.Tensor) for each in value):
         return "(" + ", ".join(shown(each) for each in value) + ")"
+    if isinstance(value, dict) and any(isinstance(each, torch.Tensor) for each in value.values()):
+        return "{" + ", ".join(f"{key}: {shown(each)}" for key, each in value.items()) + "}"
     text = repr(value)
     return text if len(text) <= 300 else f"{text[:200]} ... ({len(text)} characters)"
 
