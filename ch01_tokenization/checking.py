@@ -277,11 +277,18 @@ def named_mistake(exercise, cases, got, wrong_cases, number):
     ]
     for diagnosis, wrong in wrong_answers:
         results = [outcome(exercise.run, wrong, copied(case)) for case in cases]
-        alike = [same(result, mine, exercise.tolerance) for result, mine in zip(results, got)]
+        alike = [like(result, mine, exercise.tolerance) for result, mine in zip(results, got)]
         explained = sum(a for a, is_wrong in zip(alike, wrong_cases) if is_wrong)
         if alike[number] and 2 * explained > sum(wrong_cases) and sum(alike) > best:
             best, words = sum(alike), diagnosis
     return words
+
+
+def like(result, mine, tolerance):
+    """Whether a mistake gives what an answer gave; an error must have the same words."""
+    if isinstance(result, Raised) and isinstance(mine, Raised):
+        return repr(result) == repr(mine)
+    return same(result, mine, tolerance)
 
 
 def seen_sign(exercise, case, got, expected):
