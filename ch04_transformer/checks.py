@@ -32,7 +32,7 @@ def output_right_gradient_wrong(case, got, expected):
 
 
 CUT_OFF = (
-    "The result may be right, but its gradient is not: something on the way is cut off from it (detach, item, "
+    "The result is right, but its gradient is not: something on the way is cut off from it (detach, item, "
     "no_grad, or a new tensor made of numbers)."
 )
 
@@ -126,7 +126,8 @@ LAYER_NORM = Exercise(
         "It divides by the variance; divide by its root, the standard deviation.": layer_norm_like(
             lambda x, w, b, eps: centred(x) / (variance(x) + eps) * w + b
         ),
-        "The mean is not subtracted before the squares are taken, nor from x: this is RMS norm.": layer_norm_like(
+        "The mean is not subtracted before the squares are "
+        "taken, nor from x: this is RMS norm.": layer_norm_like(
             lambda x, w, b, eps: x / (x.square().mean(-1, keepdim=True) + eps).sqrt() * w + b
         ),
         "The squares are those of x itself; take them of x less its mean.": layer_norm_like(
@@ -135,7 +136,8 @@ LAYER_NORM = Exercise(
         "The divisor is right, but x itself is divided; subtract the mean first.": layer_norm_like(
             lambda x, w, b, eps: x / (variance(x) + eps).sqrt() * w + b
         ),
-        "Mean and variance are taken over all numbers of the tensor; each vector along the last dimension has its own.": [
+        "Mean and variance are taken over all numbers of the tensor; each vector along the last "
+        "dimension has its own.": [
             layer_norm_like(
                 lambda x, w, b, eps: (x - x.mean()) / (x.var(unbiased=False) + eps).sqrt() * w + b
             ),
@@ -143,16 +145,14 @@ LAYER_NORM = Exercise(
                 lambda x, w, b, eps: F.layer_norm(x, x.shape[1:] or x.shape, None, None, eps) * w + b
             ),
         ],
-        "Mean and variance are taken across the tokens; take them over the D numbers of each token, the last dimension.": [
-            layer_norm_like(lambda x, w, b, eps: centred(x, d) / (variance(x, d) + eps).sqrt() * w + b)
-            for d in (0,)
-        ]
-        + [
+        "Mean and variance are taken across the tokens; take them over the D numbers of each token, the "
+        "last dimension.": [
+            layer_norm_like(lambda x, w, b, eps: centred(x, 0) / (variance(x, 0) + eps).sqrt() * w + b),
             layer_norm_like(
-                lambda x, w, b, eps: (
-                    centred(x, token_dimensions(x)) / (variance(x, token_dimensions(x)) + eps).sqrt() * w + b
+                lambda x, w, b, eps: (lambda d: centred(x, d) / (variance(x, d) + eps).sqrt() * w + b)(
+                    token_dimensions(x)
                 )
-            )
+            ),
         ],
         "The bias is added before the weight multiplies; multiply first, then add.": layer_norm_like(
             lambda x, w, b, eps: (normalised(x, eps) + b) * w
@@ -164,7 +164,8 @@ LAYER_NORM = Exercise(
         "No gradient reaches the weight: it is used, but as numbers that are not learned.": layer_norm_like(
             lambda x, w, b, eps: normalised(x, eps) * w.detach() + b
         ),
-        "Mean and variance have lost the last dimension, so they meet the wrong numbers or do not fit; keep it, with size 1.": [
+        "Mean and variance have lost the last dimension, so they meet the wrong numbers or do not fit; "
+        "keep it, with size 1.": [
             layer_norm_like(
                 lambda x, w, b, eps: (x - x.mean(-1)) / (x.var(-1, unbiased=False) + eps).sqrt() * w + b
             ),
@@ -182,7 +183,8 @@ LAYER_NORM = Exercise(
         ),
     },
     signs={
-        "With weight 1 and bias 0 the numbers of each vector should have the mean 0.": lambda case, got, expected: (
+        "With weight 1 and bias 0 the numbers of each "
+        "vector should have the mean 0.": lambda case, got, expected: (
             mean_and_variance(case, got) and bool(got.mean(-1).abs().max() > 1e-3)
         ),
         "With weight 1 and bias 0 the numbers of each vector should have the variance 1.": (
@@ -267,18 +269,21 @@ RMS_NORM = Exercise(
     run=run_rms_norm,
     cases=rms_norm_cases,
     mistakes={
-        "Nothing is learned: weight is a plain tensor or missing, and should be an nn.Parameter.": PlainWeight,
+        "Nothing is learned: weight is a plain tensor or "
+        "missing, and should be an nn.Parameter.": PlainWeight,
         "The weight starts at 0, so the result is 0; it starts at 1.": WeightOfZeros,
         "The weight is a single number; each of the d_model dimensions has its own.": OneWeight,
         "The mean is subtracted first: this is layer norm. RMS norm leaves the mean where it is.": [
             rms_norm_like(lambda x, w, eps: normalised(x, eps) * w),
             rms_norm_like(lambda x, w, eps: centred(x) / (mean_square(x) + eps).sqrt() * w),
         ],
-        "It divides by a standard deviation, which is taken around the mean; the root mean square is taken around 0.": [
+        "It divides by a standard deviation, which is taken around the mean; the root mean square is "
+        "taken around 0.": [
             rms_norm_like(lambda x, w, eps: x / (variance(x) + eps).sqrt() * w),
             rms_norm_like(lambda x, w, eps: x / (x.var(-1, keepdim=True) + eps).sqrt() * w),
         ],
-        "It divides by the root of the sum of the squares, the length of the vector; take their mean in place of the sum.": (
+        "It divides by the root of the sum of the squares, the length of the vector; take their mean in "
+        "place of the sum.": (
             [
                 rms_norm_like(lambda x, w, eps: x / (x.square().sum(-1, keepdim=True) + eps).sqrt() * w),
                 rms_norm_like(lambda x, w, eps: x / (x.norm(dim=-1, keepdim=True) + eps) * w),
@@ -287,26 +292,29 @@ RMS_NORM = Exercise(
         "No gradient reaches the weight: it is used, but as numbers that are not learned.": rms_norm_like(
             lambda x, w, eps: F.rms_norm(x, w.shape, w.detach(), eps)
         ),
-        "The mean square has lost the last dimension, so it divides the wrong numbers or does not fit; keep it, with size 1.": (
+        "The mean square has lost the last dimension, so it divides the wrong numbers or does not fit; "
+        "keep it, with size 1.": (
             rms_norm_like(lambda x, w, eps: x / (x.square().mean(-1) + eps).sqrt() * w)
         ),
         "It divides by the mean square itself; take its root.": rms_norm_like(
             lambda x, w, eps: x / (mean_square(x) + eps) * w
         ),
-        "It divides by the mean of the numbers without their signs; square them, take the mean, then the root.": rms_norm_like(
-            lambda x, w, eps: x / (x.abs().mean(-1, keepdim=True) + eps) * w
-        ),
-        "eps is added after the root is taken; it belongs to the mean square, before the root.": rms_norm_like(
+        "It divides by the mean of the numbers without their signs; square them, take the mean, then "
+        "the root.": rms_norm_like(lambda x, w, eps: x / (x.abs().mean(-1, keepdim=True) + eps) * w),
+        "eps is added after the root is taken; it belongs "
+        "to the mean square, before the root.": rms_norm_like(
             lambda x, w, eps: x / (mean_square(x).sqrt() + eps) * w
         ),
         "eps is not used, or not the one that __init__ was given.": [
             rms_norm_like(lambda x, w, eps: x / mean_square(x).sqrt() * w),
             rms_norm_like(lambda x, w, eps: F.rms_norm(x, w.shape, w, 1e-5)),
+            rms_norm_like(lambda x, w, eps: x / x.square().mean().sqrt() * w),
+            rms_norm_like(lambda x, w, eps: x / x.square().mean().sqrt()),
         ],
-        "The mean square is taken over all numbers of the tensor; each vector along the last dimension has its own.": rms_norm_like(
-            lambda x, w, eps: x / (x.square().mean() + eps).sqrt() * w
-        ),
-        "The mean square is taken across the tokens; take it over the D numbers of each token, the last dimension.": [
+        "The mean square is taken over all numbers of the tensor; each vector along the last dimension "
+        "has its own.": rms_norm_like(lambda x, w, eps: x / (x.square().mean() + eps).sqrt() * w),
+        "The mean square is taken across the tokens; take it over the D numbers of each token, the last "
+        "dimension.": [
             rms_norm_like(lambda x, w, eps: x / (mean_square(x, 0) + eps).sqrt() * w),
             rms_norm_like(lambda x, w, eps: x / (mean_square(x, token_dimensions(x)) + eps).sqrt() * w),
         ],
@@ -315,9 +323,8 @@ RMS_NORM = Exercise(
         ),
     },
     signs={
-        "The norm learns one thing, a parameter with the name weight, of d_model ones.": lambda case, got, expected: (
-            case[-1] == "learned"
-        ),
+        "The norm learns one thing, a parameter with "
+        "the name weight, of d_model ones.": lambda case, got, expected: case[-1] == "learned",
         "With weight 1 the mean of the squares of the result should be 1.": lambda case, got, expected: (
             case[3] == "output"
             and bool((case[1] == 1).all())
@@ -406,12 +413,10 @@ LAYER_NORM_BACKWARD = Exercise(
         "The gradient at x lacks the way through the mean: the mean of g is to be subtracted.": at_x(
             lambda g, n, s: (g - n * means(g, n)) / s
         ),
-        "The gradient at x lacks the way through the divisor s: n times the mean of g n is to be subtracted.": at_x(
-            lambda g, n, s: (g - means(g)) / s
-        ),
-        "Mean and divisor are treated as if they did not depend on x. They do, and x also acts through them.": at_x(
-            lambda g, n, s: g / s
-        ),
+        "The gradient at x lacks the way through the divisor s: n times the mean of g n is to be "
+        "subtracted.": at_x(lambda g, n, s: (g - means(g)) / s),
+        "Mean and divisor are treated as if they did not depend on x. They do, and x also acts through "
+        "them.": at_x(lambda g, n, s: g / s),
         "The gradient at x is not divided by s.": at_x(lambda g, n, s: g - means(g) - n * means(g, n)),
         "The gradient at x is multiplied by s; divide by it.": at_x(
             lambda g, n, s: (g - means(g) - n * means(g, n)) * s
@@ -431,26 +436,35 @@ LAYER_NORM_BACKWARD = Exercise(
         "The way through the divisor is the mean of g n; it lacks the factor n in front.": at_x(
             lambda g, n, s: (g - means(g) - means(g, n)) / s
         ),
-        "The gradient at x takes its means over the whole tensor; take them over the D numbers of each vector.": at_x(
-            lambda g, n, s: (g - g.mean() - n * (g * n).mean()) / s
-        ),
-        "The gradient at x goes back through n without the weight: the gradient at n is grad_output times weight.": without_weight,
+        "The gradient at x takes its means over the whole tensor; take them over the D numbers of each "
+        "vector.": at_x(lambda g, n, s: (g - g.mean() - n * (g * n).mean()) / s),
+        "The gradient at x goes back through n without the weight: the gradient at n is grad_output "
+        "times weight.": without_weight,
         "The gradient at x uses x less its mean in place of n; divide by s first.": at_x(
             lambda g, n, s: (g - means(g) - n * s * means(g, n * s)) / s
         ),
-        "The gradient at weight is taken with x itself; the weight multiplies n.": other_gradients(
-            lambda gradients, x, n, grad: (gradients[0], (grad * x).sum((0, 1)), gradients[2])
-        ),
-        "The gradient at weight is that of the bias; the weight multiplies n, so n is a factor in it.": other_gradients(
+        "The gradient at weight is taken with x, or with x less its mean; the weight multiplies n.": [
+            other_gradients(
+                lambda gradients, x, n, grad: (gradients[0], (grad * x).sum((0, 1)), gradients[2])
+            ),
+            other_gradients(
+                lambda gradients, x, n, grad: (gradients[0], (grad * centred(x)).sum((0, 1)), gradients[2])
+            ),
+        ],
+        "The gradient at weight is that of the bias; the weight "
+        "multiplies n, so n is a factor in it.": other_gradients(
             lambda gradients, x, n, grad: (gradients[0], gradients[2], gradients[2])
         ),
-        "The gradients at weight and bias are means over the tokens; each token adds its share, so they are sums.": other_gradients(
+        "The gradients at weight and bias are means over the tokens; each token adds its share, so they "
+        "are sums.": other_gradients(
             lambda gradients, x, n, grad: (gradients[0], (grad * n).mean((0, 1)), grad.mean((0, 1)))
         ),
-        "The gradients at weight and bias are not summed over the tokens; both have the shape (D,).": other_gradients(
+        "The gradients at weight and bias are not summed over "
+        "the tokens; both have the shape (D,).": other_gradients(
             lambda gradients, x, n, grad: (gradients[0], grad * n, grad)
         ),
-        "The gradients at weight and bias are summed over one dimension; sum over B and T, which leaves (D,).": [
+        "The gradients at weight and bias are summed over one dimension; sum over B and T, which leaves "
+        "(D,).": [
             other_gradients(lambda gradients, x, n, grad, d=d: (gradients[0], (grad * n).sum(d), grad.sum(d)))
             for d in (0, 1)
         ],
@@ -466,10 +480,10 @@ LAYER_NORM_BACKWARD = Exercise(
         ),
     },
     signs={
-        "Adding a constant to a vector does not change the output, so the gradient at x should have the sum 0 over each vector.": (
-            lambda case, got, expected: bool(got[0].sum(-1).abs().max() > 1e-3)
-        ),
-        "Stretching a vector hardly changes the output, so the sum of n times the gradient at x should be 0 for each vector.": (
+        "Adding a constant to a vector does not change the output, so the gradient at x should have the "
+        "sum 0 over each vector.": (lambda case, got, expected: bool(got[0].sum(-1).abs().max() > 1e-3)),
+        "Stretching a vector hardly changes the output, so the sum of n times the gradient at x should "
+        "be 0 for each vector.": (
             lambda case, got, expected: (
                 case[3] < 1e-3 and bool((got[0] * normalised(case[0], case[3])).sum(-1).abs().max() > 1e-2)
             )
@@ -480,7 +494,10 @@ LAYER_NORM_BACKWARD = Exercise(
 # ---------------------------------------------------------------- 4.4: GELU
 
 
-def tanh_form(root=math.sqrt(2 / math.pi), factor=0.044715, power=3):
+ROOT = math.sqrt(2 / math.pi)
+
+
+def tanh_form(root=ROOT, factor=0.044715, power=3):
     return lambda x: 0.5 * x * (1 + torch.tanh(root * (x + factor * x**power)))
 
 
@@ -496,7 +513,8 @@ GELU = Exercise(
         (3 * draw.normal(5, 4).T,),
     ],
     mistakes={
-        "This is the exact form, with erf. It differs from the tanh form by up to 0.0005: write the tanh form.": F.gelu,
+        "This is the exact form, with erf. It differs from the tanh form by up to 0.0005: write the "
+        "tanh form.": F.gelu,
         "x is squared; it should be x to the power of 3.": tanh_form(power=2),
         "The term with x to the power of 3 is left out.": tanh_form(factor=0),
         "The 0.044715 is another number.": [
@@ -521,6 +539,9 @@ GELU = Exercise(
         ),
         "x is missing as the factor in front: this is only the share by which x is multiplied.": lambda x: (
             0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+        ),
+        "The bracket around 1 and the tanh is missing: half of x multiplies the sum of both.": lambda x: (
+            0.5 * x + torch.tanh(ROOT * (x + 0.044715 * x**3))
         ),
         "1 is not added to the tanh.": lambda x: (
             0.5 * x * torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))
@@ -606,7 +627,6 @@ SWIGLU = Exercise(
     cases=lambda draw: [
         (torch.tensor([1.0, 2.0]), 3, False, "shapes of the parameters"),
         (torch.tensor([1.0, 2.0]), 3, True, "shapes of the parameters"),
-        (torch.tensor([1.0]), 1, False, "output"),
         (torch.tensor([1.0, 2.0]), 3, False, "output"),
         (torch.tensor([1.0, 2.0]), 3, True, "output"),
         (draw.normal(2, 3), 5, False, "output"),
@@ -657,11 +677,13 @@ SWIGLU = Exercise(
         ],
     },
     signs={
-        "The layers should have the names gate_proj, up_proj and down_proj, and be there all three.": lambda case, got, expected: (
+        "The layers should have the names gate_proj, up_proj "
+        "and down_proj, and be there all three.": lambda case, got, expected: (
             isinstance(got, dict)
             and {name.split(".")[0] for name in got} != {"gate_proj", "up_proj", "down_proj"}
         ),
-        "A layer leads from the wrong width or to the wrong one: gate_proj and up_proj go from d_model to d_ff, down_proj comes back.": (
+        "A layer leads from the wrong width or to the wrong one: gate_proj and up_proj go from d_model "
+        "to d_ff, down_proj comes back.": (
             lambda case, got, expected: isinstance(got, dict) and got.keys() == expected.keys()
         ),
         CUT_OFF: output_right_gradient_wrong,
@@ -729,14 +751,16 @@ WAVE = Part("2 cos(3 x)", lambda x: 2 * torch.cos(3 * x))
 BLOCK = Exercise(
     right=block,
     cases=lambda draw: [
-        (torch.tensor([[[4.0]]]), HALVE, TRIPLE, LESS_1, SQUARE),
+        (torch.tensor([[[4.0], [2.0]]]), HALVE, TRIPLE, LESS_1, SQUARE),
         (torch.tensor([[[1.0, 3.0]]]), LESS_1, SQUARE, HALVE, TRIPLE),
         (draw.normal(2, 3, 4), LAYER, MEAN_OF_EARLIER, RMS, WAVE),
         (draw.normal(3, 2, 5), RMS, WAVE, LAYER, SQUARE),
     ],
     mistakes={
-        "This is post-norm: the norms stand on the stream, after the plus signs. Put each in front of its layer.": post_norm,
-        "The stream itself is normalised, and the layer is added to that; keep the stream as it is and normalise only what goes into the layer.": [
+        "This is post-norm: the norms stand on the stream, after the plus signs. Put each in front of "
+        "its layer.": post_norm,
+        "The stream itself is normalised, and the layer is added to that; keep the stream as it is and "
+        "normalise only what goes into the layer.": [
             from_the_normalised,
             lambda x, n1, a, n2, f: (lambda h: n2(h) + f(n2(h)))(x + a(n1(x))),
             lambda x, n1, a, n2, f: (lambda h: h + f(n2(h)))(n1(x) + a(n1(x))),
@@ -748,22 +772,29 @@ BLOCK = Exercise(
         "norm2 is used twice; attention has a norm of its own, norm1.": with_parts(
             lambda n1, a, n2, f: (n2, a, n2, f)
         ),
-        "The two norms have changed places: norm1 stands before attention, norm2 before feed-forward.": with_parts(
-            lambda n1, a, n2, f: (n2, a, n1, f)
-        ),
-        "Feed-forward works on the stream as it was at the beginning; let it have what attention has already added to.": parallel,
-        "What attention adds is lost at the second plus sign: it adds to the original x.": lambda x, n1, a, n2, f: (
-            x + f(n2(x + a(n1(x))))
-        ),
-        "Both plus signs are missing: the layers replace the stream, and should add to it.": lambda x, n1, a, n2, f: (
-            f(n2(a(n1(x))))
-        ),
+        "The two norms have changed places: norm1 stands before "
+        "attention, norm2 before feed-forward.": with_parts(lambda n1, a, n2, f: (n2, a, n1, f)),
+        "Feed-forward works on the stream as it was at the beginning; let it have what attention has "
+        "already added to.": [
+            parallel,
+            lambda x, n1, a, n2, f: x + a(n1(x)) + f(n2(n1(x))),
+            lambda x, n1, a, n2, f: x + a(n1(x)) + f(n1(x)),
+        ],
+        "Feed-forward works on what attention gives, without the stream; let it have the sum of both.": [
+            lambda x, n1, a, n2, f: (lambda h: x + h + f(n2(h)))(a(n1(x))),
+        ],
+        "There are norms before the layers and after the sums; in pre-norm there are only those before.": [
+            lambda x, n1, a, n2, f: (lambda h: n2(h + f(n2(h))))(n1(x + a(n1(x)))),
+        ],
+        "What attention adds is lost at the second plus "
+        "sign: it adds to the original x.": lambda x, n1, a, n2, f: x + f(n2(x + a(n1(x)))),
+        "Both plus signs are missing: the layers replace "
+        "the stream, and should add to it.": lambda x, n1, a, n2, f: f(n2(a(n1(x)))),
         "The plus sign at attention is missing; its result is added to the stream.": lambda x, n1, a, n2, f: (
             lambda h: h + f(n2(h))
         )(a(n1(x))),
-        "The plus sign at feed-forward is missing; its result is added to the stream.": lambda x, n1, a, n2, f: (
-            f(n2(x + a(n1(x))))
-        ),
+        "The plus sign at feed-forward is missing; "
+        "its result is added to the stream.": lambda x, n1, a, n2, f: f(n2(x + a(n1(x)))),
         "There is one plus sign around both layers; each layer has its own.": lambda x, n1, a, n2, f: (
             x + f(n2(a(n1(x))))
         ),
@@ -776,14 +807,18 @@ BLOCK = Exercise(
             lambda n1, a, n2, f: (n1, a, same_stream, f)
         ),
         "There are no norms at all.": with_parts(lambda n1, a, n2, f: (same_stream, a, same_stream, f)),
-        "The norms are applied to what the layers give; apply each to what goes into its layer.": lambda x, n1, a, n2, f: (
-            (lambda h: h + n2(f(h)))(x + n1(a(x)))
+        "The norms are applied to what the layers give; "
+        "apply each to what goes into its layer.": lambda x, n1, a, n2, f: (lambda h: h + n2(f(h)))(
+            x + n1(a(x))
         ),
         "x is added a second time at the end.": lambda x, *parts: x + block(x, *parts),
-        "The stream is normalised once more at the end; the last norm of the model stands outside the block.": (
-            lambda x, n1, a, n2, f: n2(block(x, n1, a, n2, f))
-        ),
+        "The stream is normalised once more at the end; the last norm of the model stands outside the "
+        "block.": (lambda x, n1, a, n2, f: n2(block(x, n1, a, n2, f))),
         "The feed-forward half is missing.": lambda x, n1, a, n2, f: x + a(n1(x)),
+    },
+    signs={
+        "In the example of the text attention adds 6, the stream is then 10, and feed-forward adds 81. "
+        "Which of these numbers does your code make?": (lambda case, got, expected: str(case[1]) == "halve"),
     },
 )
 
@@ -868,12 +903,10 @@ GPT_PARAMETERS = Exercise(
         "tie_weights is read the wrong way round: the matrix counts twice where it is True.": with_arguments(
             tied=lambda c: not c["tied"]
         ),
-        "Keys and values are counted as wide as the queries; they have only n_kv_heads heads.": with_arguments(
-            kv_heads=lambda c: c["n_heads"]
-        ),
-        "Only one of keys and values is counted with the width of n_kv_heads heads; both are that narrow.": more_by(
-            lambda c: c.n_layers * (c.D - c.kv) * (c.D + c.bias)
-        ),
+        "Keys and values are counted as wide as the "
+        "queries; they have only n_kv_heads heads.": with_arguments(kv_heads=lambda c: c["n_heads"]),
+        "Only one of keys and values is counted with the width of n_kv_heads heads; both are that "
+        "narrow.": more_by(lambda c: c.n_layers * (c.D - c.kv) * (c.D + c.bias)),
         "The matrices of queries and outputs are counted as narrow as keys and values; they are D times D.": [
             more_by(lambda c: -2 * c.n_layers * c.D * (c.D - c.kv)),
             more_by(lambda c: -2 * c.n_layers * (c.D + c.bias) * (c.D - c.kv)),
@@ -890,10 +923,10 @@ GPT_PARAMETERS = Exercise(
         "The biases of the feed-forward layer are not counted.": more_by(
             lambda c: -c.bias * c.n_layers * (c.D + c.d_ff)
         ),
-        "The biases of keys and values are counted with d_model numbers; with fewer heads they are narrower too.": more_by(
-            lambda c: c.bias * c.n_layers * 2 * (c.D - c.kv)
-        ),
-        "The feed-forward layer is given two biases of one width; the first has d_ff numbers, the second d_model.": [
+        "The biases of keys and values are counted with d_model numbers; with fewer heads they are "
+        "narrower too.": more_by(lambda c: c.bias * c.n_layers * 2 * (c.D - c.kv)),
+        "The feed-forward layer is given two biases of one width; the first has d_ff numbers, the "
+        "second d_model.": [
             more_by(lambda c: c.bias * c.n_layers * (c.D - c.d_ff)),
             more_by(lambda c: c.bias * c.n_layers * (c.d_ff - c.D)),
         ],
@@ -916,7 +949,8 @@ GPT_PARAMETERS = Exercise(
         "The table of positions is not counted.": more_by(lambda c: -c.context * c.D),
         "The token embedding is not counted.": more_by(lambda c: -c.V * c.D),
         "One block is counted; there are n_layers.": with_arguments(n_layers=lambda c: 1),
-        "The output projection of attention is missing: queries, keys, values and output make four matrices.": [
+        "The output projection of attention is missing: queries, keys, values and output make four "
+        "matrices.": [
             more_by(lambda c: -c.n_layers * c.D * c.D),
             more_by(lambda c: -c.n_layers * c.D * (c.D + c.bias)),
         ],
@@ -932,14 +966,17 @@ GPT_PARAMETERS = Exercise(
         "The feed-forward layer is counted with a width of 4 d_model; its width is d_ff.": with_arguments(
             d_ff=lambda c: 4 * c["D"]
         ),
-        "The matrices of attention are counted once for each head; the matrix of all heads together is D times D.": [
+        "The matrices of attention are counted once for each head; the matrix of all heads together is "
+        "D times D.": [
             more_by(lambda c: c.n_layers * (c.n_heads - 1) * 2 * c.D * (c.D + c.kv)),
             more_by(lambda c: c.n_layers * (c.n_heads - 1) * 2 * (c.D + c.bias) * (c.D + c.kv)),
         ],
     },
     signs={
-        "What is missing or too much is in the blocks: the difference divides by n_layers.": a_block_more_or_less,
-        "Something outside the blocks is not right, perhaps with others inside: the embedding, the positions, the last norm, the output layer.": (
+        "What is missing or too much is in the blocks: "
+        "the difference divides by n_layers.": a_block_more_or_less,
+        "Something outside the blocks is not right, perhaps with others inside: the embedding, the "
+        "positions, the last norm, the output layer.": (
             lambda case, got, expected: isinstance(got, int) and got != expected
         ),
     },
@@ -970,6 +1007,7 @@ def both(loss=first_loss, std=weight_std):
 FIRST_LOSS = Exercise(
     right=(first_loss, weight_std),
     run=run_first_loss,
+    tolerance=1e-5,
     cases=lambda draw: [
         ("first_loss", (2, 4, 0.5)),
         ("first_loss", (1000, 64, 0.06)),
@@ -997,9 +1035,8 @@ FIRST_LOSS = Exercise(
         "weight_std is not squared in first_loss; the variance of a logit is D times s squared.": both(
             lambda V, D, s: math.log(V) + D * s / 2
         ),
-        "d_model is missing in first_loss: a logit is the sum of D products, so its variance has the factor D.": both(
-            lambda V, D, s: math.log(V) + s * s / 2
-        ),
+        "d_model is missing in first_loss: a logit is the sum of D products, so its variance has the "
+        "factor D.": both(lambda V, D, s: math.log(V) + s * s / 2),
         "In first_loss D is squared with s; the variance is D times s squared.": both(
             lambda V, D, s: math.log(V) + (D * s) ** 2 / 2
         ),
@@ -1031,18 +1068,17 @@ FIRST_LOSS = Exercise(
         "In weight_std d_model multiplies; divide by it.": both(std=lambda a, D: math.sqrt(2 * a * D)),
     },
     signs={
-        "No weights make an untrained model better than equal shares: the first loss is at least ln V.": lambda case, got, expected: (
+        "No weights make an untrained model better than equal "
+        "shares: the first loss is at least ln V.": lambda case, got, expected: (
             case[0] == "first_loss" and float(got) < math.log(case[1][0]) - 1e-3
         ),
         "A standard deviation is not negative.": lambda case, got, expected: (
             case[0] == "weight_std" and float(got) < 0
         ),
-        "With this standard deviation first_loss does not come out `above` nats higher than ln V.": lambda case, got, expected: (
-            case[0] == "weight_std"
-        ),
-        "Of the two parts of first_loss, ln V and half of the variance of the logits, at least one is not right.": (
-            lambda case, got, expected: case[0] == "first_loss"
-        ),
+        "With this standard deviation first_loss does not "
+        "come out `above` nats higher than ln V.": lambda case, got, expected: case[0] == "weight_std",
+        "Of the two parts of first_loss, ln V and half of the variance of the logits, at least one is "
+        "not right.": (lambda case, got, expected: case[0] == "first_loss"),
     },
 )
 
@@ -1102,14 +1138,13 @@ def initial_std_cases(draw):
 
 INITIAL_STD = Exercise(
     right=initial_std,
+    tolerance=1e-5,
     cases=initial_std_cases,
     mistakes={
-        "The factor is the root of n_layers; each block adds twice, so there are 2 n_layers additions.": std_where(
-            writes, lambda n_layers: math.sqrt(n_layers)
-        ),
-        "It divides by 2 n_layers itself; the standard deviation of a sum grows with the root, so divide by the root.": std_where(
-            writes, lambda n_layers: 2 * n_layers
-        ),
+        "The factor is the root of n_layers; each block adds "
+        "twice, so there are 2 n_layers additions.": std_where(writes, lambda n_layers: math.sqrt(n_layers)),
+        "It divides by 2 n_layers itself; the standard deviation of a sum grows with the root, so "
+        "divide by the root.": std_where(writes, lambda n_layers: 2 * n_layers),
         "The 2 stands outside the root; the factor is the root of 2 n_layers.": std_where(
             writes, lambda n_layers: 2 * math.sqrt(n_layers)
         ),
@@ -1124,9 +1159,8 @@ INITIAL_STD = Exercise(
             std_where(lambda name: name.startswith("blocks")),
             std_where(lambda name: "proj" in name),
         ],
-        "The second matrix of the feed-forward layer is not scaled; it too writes into the stream.": std_where(
-            lambda name: "out_proj" in name
-        ),
+        "The second matrix of the feed-forward layer is not "
+        "scaled; it too writes into the stream.": std_where(lambda name: "out_proj" in name),
         "The output of attention is not scaled; it too writes into the stream.": std_where(
             lambda name: "down_proj" in name
         ),
@@ -1136,7 +1170,8 @@ INITIAL_STD = Exercise(
         "The embedding is scaled; it is the beginning of the stream.": std_where(
             lambda name: writes(name) or "embedding" in name
         ),
-        "Queries, keys or values are scaled; they are not added to the stream, and out_proj writes into it.": [
+        "Queries, keys or values are scaled; they are not added to the stream, and out_proj writes into "
+        "it.": [
             std_where(
                 lambda name, letters=letters: (
                     writes(name) or name.split(".")[-2][0] in letters and "_proj" in name
@@ -1155,7 +1190,8 @@ INITIAL_STD = Exercise(
             lambda name, D, n: initial_std(name, D, n) ** 2,
             lambda name, D, n: initial_std(name, D, n) * math.sqrt(2 / (5 * D)),
         ],
-        "It starts from 0.02; start from the root of 2 / (5 d_model), which gets smaller with width.": lambda name, D, n: (
+        "It starts from 0.02; start from the root of 2 / (5 "
+        "d_model), which gets smaller with width.": lambda name, D, n: (
             0.02 / (math.sqrt(2 * n) if writes(name) else 1)
         ),
         "It starts from the root of 2 / 5, times d_model or without it; d_model divides, inside the root.": [
@@ -1166,12 +1202,10 @@ INITIAL_STD = Exercise(
     },
     signs={
         "A standard deviation is positive.": lambda case, got, expected: got <= 0,
-        "This matrix writes into the stream; its default is right, and what it is divided by should be the root of 2 n_layers.": (
-            lambda case, got, expected: writes(case[0])
-        ),
-        "This matrix is not scaled; it should start with the default, the root of 2 / (5 d_model).": lambda case, got, expected: (
-            not writes(case[0])
-        ),
+        "This matrix writes into the stream; its default is right, and what it is divided by should be "
+        "the root of 2 n_layers.": (lambda case, got, expected: writes(case[0])),
+        "This matrix is not scaled; it should start with the "
+        "default, the root of 2 / (5 d_model).": lambda case, got, expected: not writes(case[0]),
     },
 )
 
@@ -1188,7 +1222,9 @@ class TiedModel(nn.Module):
         self.lm_head = nn.Linear(d_model, vocab_size, bias=tie == "bias")
         if tie == "memory":
             self.lm_head.weight.data = self.token.weight.data
-        elif tie != "copy":
+        elif tie == "unused":
+            self.unused = nn.Parameter(torch.zeros(vocab_size, d_model))
+        if tie not in ("copy", "memory"):
             self.lm_head.weight = self.token.weight
 
     def forward(self, token_ids):
@@ -1263,12 +1299,12 @@ TIED = Exercise(
         ]
     ),
     mistakes={
-        "The output layer has a matrix of its own, perhaps a copy. It should be the embedding's parameter, the same object.": tied_with(
-            tie="copy"
-        ),
-        "The two matrices share their numbers, but they are two parameters: each has its own gradient, and both are listed. Make them one object.": (
-            tied_with(tie="memory")
-        ),
+        "The output layer has a matrix of its own, perhaps a copy. It should be the embedding's "
+        "parameter, the same object.": tied_with(tie="copy"),
+        "The two matrices share their numbers, but they are two parameters: each has its own gradient, "
+        "and both are listed. Make them one object.": (tied_with(tie="memory")),
+        "There is a matrix that is learned and not used, besides the one that is used twice; leave it "
+        "out.": tied_with(tie="unused"),
         "No gradient comes from the output layer: the matrix is cut off from it there.": tied_with(
             cut="output"
         ),
@@ -1286,14 +1322,21 @@ TIED = Exercise(
         ),
     },
     signs={
-        "model.parameters() lists more than the matrix and the norm; nothing else should be learned.": lambda case, got, expected: (
+        "model.parameters() lists more than the matrix and the "
+        "norm; nothing else should be learned.": lambda case, got, expected: (
             case[-1] == "number of parameters" and got > expected
         ),
         "model.parameters() lists less than the matrix and the norm.": lambda case, got, expected: (
             case[-1] == "number of parameters" and got < expected
         ),
-        "The logits are right, but the gradient at the embedding is not the sum of what comes from both uses.": lambda case, got, expected: (
-            case[-1] in ("gradient at the embedding", "logits after a step")
+        "The logits are right, but the gradient at the embedding is not the sum of what comes from both "
+        "uses.": (lambda case, got, expected: case[-1] == "gradient at the embedding"),
+        "Before training the logits are right, and after one step they are not: something learned is "
+        "used in another way than it should be.": (
+            lambda case, got, expected: case[-1] == "logits after a step"
+        ),
+        "These are not the dot products of the normalised vectors with the rows of the embedding.": (
+            lambda case, got, expected: case[-1] == "logits"
         ),
     },
 )

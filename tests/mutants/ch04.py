@@ -65,8 +65,9 @@ VARIANTS = {
     "4.5": """class SwiGLU(nn.Module):
     def __init__(self, d_model, d_ff, bias=False):
         super().__init__()
-        for name, sizes in dict(down_proj=(d_ff, d_model), up_proj=(d_model, d_ff), gate_proj=(d_model, d_ff)).items():
-            setattr(self, name, nn.Linear(*sizes, bias=bias))
+        sizes = dict(down_proj=(d_ff, d_model), up_proj=(d_model, d_ff), gate_proj=(d_model, d_ff))
+        for name, size in sizes.items():
+            setattr(self, name, nn.Linear(*size, bias=bias))
 
     def forward(self, x):
         gate = self.gate_proj(x)
@@ -78,7 +79,9 @@ VARIANTS = {
         stream = torch.add(layer(norm(stream)), stream)
     return stream
 """,
-    "4.7": """def gpt_parameters(vocab_size, context_length, d_model, n_layers, n_heads, n_kv_heads, d_ff, bias, tie_weights):
+    "4.7": """def gpt_parameters(
+    vocab_size, context_length, d_model, n_layers, n_heads, n_kv_heads, d_ff, bias, tie_weights
+):
     def linear(wide, out):
         return out * (wide + (1 if bias else 0))
 
@@ -110,7 +113,9 @@ MUTANTS = {
         (
             "divided by D - 1",
             LAYER_NORM
-            + "        out = (x - x.mean(-1, keepdim=True)) / torch.sqrt(x.var(-1, keepdim=True) + self.eps)\n        out = out * self.weight\n        return out + self.bias if self.bias is not None else out",
+            + "        out = (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True) + self.eps).sqrt()\n"
+            "        out = out * self.weight\n"
+            "        return out + self.bias if self.bias is not None else out",
         ),
         ("divided by D - 1", "(variance + self.eps).sqrt()", "(x.std(dim=-1, keepdim=True) + self.eps)"),
         ("after the root", "(variance + self.eps).sqrt()", "(variance.sqrt() + self.eps)"),
@@ -122,18 +127,21 @@ MUTANTS = {
         ("x itself is divided", "scaled = centred", "scaled = x"),
         (
             "all numbers of the tensor",
-            LAYER_NORM
-            + "        m, v = x.mean(), ((x - x.mean()) ** 2).mean()\n        out = (x - m) / torch.sqrt(v + self.eps) * self.weight\n        return out if self.bias is None else out + self.bias",
+            LAYER_NORM + "        m, v = x.mean(), ((x - x.mean()) ** 2).mean()\n"
+            "        out = (x - m) / torch.sqrt(v + self.eps) * self.weight\n"
+            "        return out if self.bias is None else out + self.bias",
         ),
         (
             "across the tokens",
-            LAYER_NORM
-            + "        m, v = x.mean(0), ((x - x.mean(0)) ** 2).mean(0)\n        out = (x - m) / torch.sqrt(v + self.eps) * self.weight\n        return out if self.bias is None else out + self.bias",
+            LAYER_NORM + "        m, v = x.mean(0), ((x - x.mean(0)) ** 2).mean(0)\n"
+            "        out = (x - m) / torch.sqrt(v + self.eps) * self.weight\n"
+            "        return out if self.bias is None else out + self.bias",
         ),
         (
             "bias is added before the weight",
-            LAYER_NORM
-            + "        n = (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True, correction=0) + self.eps) ** 0.5\n        return (n if self.bias is None else n + self.bias) * self.weight",
+            LAYER_NORM + "        n = x - x.mean(-1, keepdim=True)\n"
+            "        n = n / (x.var(-1, False, keepdim=True) + self.eps) ** 0.5\n"
+            "        return (n if self.bias is None else n + self.bias) * self.weight",
         ),
         ("weight is not used", ".sqrt() * self.weight", ".sqrt()"),
         ("bias is not used", "scaled if self.bias is None else scaled + self.bias", "scaled"),
@@ -152,8 +160,9 @@ MUTANTS = {
         ),
         (
             "lost the last dimension",
-            LAYER_NORM
-            + "        m, v = x.mean(-1), x.var(-1, unbiased=False)\n        out = (x - m) / torch.sqrt(v + self.eps) * self.weight\n        return out if self.bias is None else out + self.bias",
+            LAYER_NORM + "        m, v = x.mean(-1), x.var(-1, unbiased=False)\n"
+            "        out = (x - m) / torch.sqrt(v + self.eps) * self.weight\n"
+            "        return out if self.bias is None else out + self.bias",
         ),
         ("something on the way is cut off", "(variance + self.eps)", "(variance.detach() + self.eps)"),
         (
@@ -165,6 +174,7 @@ MUTANTS = {
         ("returns None", "return scaled if", "scaled if"),
     ],
     "4.2": [
+        ("less its mean; the weight", "(grad_output * n).sum", "(grad_output * centred).sum"),
         ("lacks the way through the mean", "g - mean_g - n", "g - n"),
         ("lacks the way through the divisor", "(g - mean_g - n * mean_gn)", "(g - mean_g)"),
         ("did not depend on x", "(g - mean_g - n * mean_gn)", "g"),
@@ -189,7 +199,7 @@ MUTANTS = {
             "x less its mean in place of n",
             BACKWARD.replace("torch.outer(n, n)", "torch.outer(deviations, deviations)"),
         ),
-        ("taken with x itself", "(grad_output * n).sum", "(grad_output * x).sum"),
+        ("less its mean; the weight", "(grad_output * n).sum", "(grad_output * x).sum"),
         ("n is a factor in it", "(grad_output * n).sum", "grad_output.sum"),
         (
             "they are sums",
@@ -198,12 +208,14 @@ MUTANTS = {
         ),
         (
             "not summed over the tokens",
-            "grad_output.sum(dim=(0, 1))  # (B, T, D) -> (D,)\n    grad_weight = (grad_output * n).sum(dim=(0, 1))",
+            "grad_output.sum(dim=(0, 1))  # (B, T, D) -> (D,)\n"
+            "    grad_weight = (grad_output * n).sum(dim=(0, 1))",
             "grad_output\n    grad_weight = grad_output * n",
         ),
         (
             "summed over one dimension",
-            "grad_output.sum(dim=(0, 1))  # (B, T, D) -> (D,)\n    grad_weight = (grad_output * n).sum(dim=(0, 1))",
+            "grad_output.sum(dim=(0, 1))  # (B, T, D) -> (D,)\n"
+            "    grad_weight = (grad_output * n).sum(dim=(0, 1))",
             "grad_output.sum(0)\n    grad_weight = (grad_output * n).sum(0)",
         ),
         (
@@ -219,6 +231,7 @@ MUTANTS = {
         ("Expected 3 results, got 2", "return grad_x, grad_weight, grad_bias", "return grad_x, grad_weight"),
     ],
     "4.3": [
+        ("eps is not used", RMS_NORM + "        return x / x.pow(2).mean().sqrt()"),
         (
             "this is layer norm",
             "mean_square = x.square()",
@@ -227,7 +240,8 @@ MUTANTS = {
         (
             "taken around the mean",
             RMS_NORM
-            + "        return self.weight * x / torch.sqrt(x.var(dim=-1, keepdim=True, unbiased=False) + self.eps)",
+            + "        return self.weight * x / torch.sqrt(x.var(dim=-1, keepdim=True, unbiased=False) + "
+            "self.eps)",
         ),
         ("length of the vector", "x.square().mean(", "x.square().sum("),
         (
@@ -265,6 +279,7 @@ MUTANTS = {
         ("no attribute", "self.eps = eps", "pass"),
     ],
     "4.4": [
+        ("bracket around 1", "(1 + torch.tanh(inner))", "1 + torch.tanh(inner)"),
         ("exact form", "def gelu(x):\n    return x * 0.5 * (1 + torch.erf(x / math.sqrt(2)))"),
         ("x is squared", "x**3", "x**2"),
         ("is left out", "(x + 0.044715 * x**3)", "x"),
@@ -284,10 +299,12 @@ MUTANTS = {
         ("large positive number should be", "0.5 * x * (", "0.7 * x * ("),
         (
             "NaN",
-            "def gelu(x):\n    inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)\n    e = torch.exp(2 * inner)\n    return 0.5 * x * (1 + (e - 1) / (e + 1))",
+            "def gelu(x):\n    inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)\n"
+            "    e = torch.exp(2 * inner)\n    return 0.5 * x * (1 + (e - 1) / (e + 1))",
         ),
     ],
     "4.5": [
+        ("Expected the shape (2,), got (3,)", "return self.down_proj(hidden)", "return hidden"),
         (
             "to up_proj's result",
             "F.silu(self.gate_proj(x)) * self.up_proj(x)",
@@ -308,13 +325,21 @@ MUTANTS = {
         ("at the end", "return self.down_proj(hidden)", "return F.silu(self.down_proj(hidden))"),
         (
             "have biases where bias is False",
-            "self.gate_proj = nn.Linear(d_model, d_ff, bias=bias)\n        self.up_proj = nn.Linear(d_model, d_ff, bias=bias)\n        self.down_proj = nn.Linear(d_ff, d_model, bias=bias)",
-            "self.gate_proj = nn.Linear(d_model, d_ff)\n        self.up_proj = nn.Linear(d_model, d_ff)\n        self.down_proj = nn.Linear(d_ff, d_model)",
+            "self.gate_proj = nn.Linear(d_model, d_ff, bias=bias)\n"
+            "        self.up_proj = nn.Linear(d_model, d_ff, bias=bias)\n"
+            "        self.down_proj = nn.Linear(d_ff, d_model, bias=bias)",
+            "self.gate_proj = nn.Linear(d_model, d_ff)\n"
+            "        self.up_proj = nn.Linear(d_model, d_ff)\n"
+            "        self.down_proj = nn.Linear(d_ff, d_model)",
         ),
         (
             "have no biases",
-            "self.gate_proj = nn.Linear(d_model, d_ff, bias=bias)\n        self.up_proj = nn.Linear(d_model, d_ff, bias=bias)\n        self.down_proj = nn.Linear(d_ff, d_model, bias=bias)",
-            "self.gate_proj = nn.Linear(d_model, d_ff, bias=False)\n        self.up_proj = nn.Linear(d_model, d_ff, False)\n        self.down_proj = nn.Linear(d_ff, d_model, False)",
+            "self.gate_proj = nn.Linear(d_model, d_ff, bias=bias)\n"
+            "        self.up_proj = nn.Linear(d_model, d_ff, bias=bias)\n"
+            "        self.down_proj = nn.Linear(d_ff, d_model, bias=bias)",
+            "self.gate_proj = nn.Linear(d_model, d_ff, bias=False)\n"
+            "        self.up_proj = nn.Linear(d_model, d_ff, False)\n"
+            "        self.down_proj = nn.Linear(d_ff, d_model, False)",
         ),
         (
             "have a bias where bias is False",
@@ -328,7 +353,11 @@ MUTANTS = {
         ),
         (
             "should have the names",
-            "class SwiGLU(nn.Module):\n    def __init__(self, d_model, d_ff, bias=False):\n        super().__init__()\n        self.w1, self.w3 = nn.Linear(d_model, d_ff, bias), nn.Linear(d_model, d_ff, bias)\n        self.w2 = nn.Linear(d_ff, d_model, bias)\n\n    def forward(self, x):\n        return self.w2(F.silu(self.w1(x)) * self.w3(x))",
+            "class SwiGLU(nn.Module):\n    def __init__(self, d_model, d_ff, bias=False):\n"
+            "        super().__init__()\n"
+            "        self.w1, self.w3 = nn.Linear(d_model, d_ff, bias), nn.Linear(d_model, d_ff, bias)\n"
+            "        self.w2 = nn.Linear(d_ff, d_model, bias)\n\n    def forward(self, x):\n"
+            "        return self.w2(F.silu(self.w1(x)) * self.w3(x))",
         ),
         (
             "from the wrong width",
@@ -344,47 +373,72 @@ MUTANTS = {
     ],
     "4.6": [
         (
+            "as it was at the beginning",
+            "def block(x, norm1, attention, norm2, feed_forward):\n    n = norm1(x)\n"
+            "    x = x + attention(n)\n    return x + feed_forward(norm2(n))",
+        ),
+        (
+            "without the stream",
+            "def block(x, norm1, attention, norm2, feed_forward):\n    h = attention(norm1(x))\n"
+            "    return h + x + feed_forward(norm2(h))",
+        ),
+        (
+            "norms before the layers and after the sums",
+            "def block(x, norm1, attention, norm2, feed_forward):\n"
+            "    x = norm1(x + attention(norm1(x)))\n    return norm2(x + feed_forward(norm2(x)))",
+        ),
+        ("Which of these numbers", "x + feed_forward(norm2(x))", "x * feed_forward(norm2(x))"),
+        (
             "This is post-norm",
-            "def block(x, norm1, attention, norm2, feed_forward):\n    x = norm1(attention(x) + x)\n    return norm2(feed_forward(x) + x)",
+            "def block(x, norm1, attention, norm2, feed_forward):\n    x = norm1(attention(x) + x)\n"
+            "    return norm2(feed_forward(x) + x)",
         ),
         (
             "stream itself is normalised",
-            "def block(x, norm1, attention, norm2, feed_forward):\n    x = norm1(x)\n    x = x + attention(x)\n    x = norm2(x)\n    return x + feed_forward(x)",
+            "def block(x, norm1, attention, norm2, feed_forward):\n    x = norm1(x)\n"
+            "    x = x + attention(x)\n    x = norm2(x)\n    return x + feed_forward(x)",
         ),
         ("stream itself is normalised", "x = x + attention(norm1(x))", "x = norm1(x) + attention(norm1(x))"),
         ("norm1 is used twice", "norm2(x)", "norm1(x)"),
         ("norm2 is used twice", "norm1(x)", "norm2(x)"),
         (
             "changed places",
-            "def block(x, norm1, attention, norm2, feed_forward):\n    x = x + attention(norm2(x))\n    return x + feed_forward(norm1(x))",
+            "def block(x, norm1, attention, norm2, feed_forward):\n    x = x + attention(norm2(x))\n"
+            "    return x + feed_forward(norm1(x))",
         ),
         (
             "as it was at the beginning",
-            "def block(x, norm1, attention, norm2, feed_forward):\n    return x + attention(norm1(x)) + feed_forward(norm2(x))",
+            "def block(x, norm1, attention, norm2, feed_forward):\n"
+            "    return x + attention(norm1(x)) + feed_forward(norm2(x))",
         ),
         (
             "adds to the original x",
-            "def block(x, norm1, attention, norm2, feed_forward):\n    h = x + attention(norm1(x))\n    return x + feed_forward(norm2(h))",
+            "def block(x, norm1, attention, norm2, feed_forward):\n    h = x + attention(norm1(x))\n"
+            "    return x + feed_forward(norm2(h))",
         ),
         (
             "Both plus signs",
-            "def block(x, norm1, attention, norm2, feed_forward):\n    return feed_forward(norm2(attention(norm1(x))))",
+            "def block(x, norm1, attention, norm2, feed_forward):\n"
+            "    return feed_forward(norm2(attention(norm1(x))))",
         ),
         ("plus sign at attention", "x = x + attention", "x = attention"),
         ("plus sign at feed-forward", "return x + feed_forward", "return feed_forward"),
         (
             "one plus sign around both",
-            "def block(x, norm1, attention, norm2, feed_forward):\n    h = attention(norm1(x))\n    return x + feed_forward(norm2(h))",
+            "def block(x, norm1, attention, norm2, feed_forward):\n    h = attention(norm1(x))\n"
+            "    return x + feed_forward(norm2(h))",
         ),
         (
             "attention is first",
-            "def block(x, norm1, attention, norm2, feed_forward):\n    x = x + feed_forward(norm1(x))\n    return x + attention(norm2(x))",
+            "def block(x, norm1, attention, norm2, feed_forward):\n    x = x + feed_forward(norm1(x))\n"
+            "    return x + attention(norm2(x))",
         ),
         ("no norm in front of attention", "attention(norm1(x))", "attention(x)"),
         ("no norm in front of feed-forward", "feed_forward(norm2(x))", "feed_forward(x)"),
         (
             "what the layers give",
-            "def block(x, norm1, attention, norm2, feed_forward):\n    x = x + norm1(attention(x))\n    return x + norm2(feed_forward(x))",
+            "def block(x, norm1, attention, norm2, feed_forward):\n    x = x + norm1(attention(x))\n"
+            "    return x + norm2(feed_forward(x))",
         ),
         (
             "once more at the end",
@@ -394,7 +448,7 @@ MUTANTS = {
         ("half is missing", "return x + feed_forward(norm2(x))", "return x"),
         ("changes its arguments", "x = x + attention", "x += attention"),
         (
-            "is 2 times what it should be",
+            "Which of these numbers",
             "return x + feed_forward(norm2(x))",
             "return 2 * (x + feed_forward(norm2(x)))",
         ),
@@ -520,6 +574,15 @@ MUTANTS = {
         ("returns None", "    return std\n", "    std\n"),
     ],
     "4.10": [
+        (
+            "learned and not used",
+            TIED
+            + "        self.lm_head = nn.Linear(d_model, vocab_size, bias=False)\n"
+            + NO_LAYERS
+            + "        return self.norm(self.token(token_ids)) @ self.token.weight.T",
+        ),
+        ("after one step they are not", "self.norm(x)", "self.norm(self.norm(x))"),
+        ("These are not the dot products", "self.norm(x)", "x / 8"),
         (
             "matrix of its own",
             "        self.lm_head.weight = self.token.weight  # the same object, not a copy\n",
