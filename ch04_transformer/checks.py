@@ -975,8 +975,8 @@ GPT_PARAMETERS = Exercise(
     signs={
         "What is missing or too much is in the blocks: "
         "the difference divides by n_layers.": a_block_more_or_less,
-        "Something outside the blocks is not right, perhaps with others inside: the embedding, the "
-        "positions, the last norm, the output layer.": (
+        "Something outside the blocks is not right (the embedding, the positions, the last norm or the "
+        "output layer), and perhaps something inside them too.": (
             lambda case, got, expected: isinstance(got, int) and got != expected
         ),
     },
