@@ -39,7 +39,8 @@ class Closed(torch.Tensor):
     def __torch_function__(cls, func, types, args=(), kwargs=None):
         if func in cls.TAKING and isinstance(args[1 if func is F.embedding else 0], Closed):
             raise RowTaken("this table is only for multiplying; no row can be taken from it")
-        return super().__torch_function__(func, types, args, kwargs or {})
+        with torch._C.DisableTorchFunctionSubclass():  # what is computed from it is open again
+            return func(*args, **kwargs or {})
 
 
 def with_closed_table(answer, token_ids, table):
@@ -73,18 +74,16 @@ LOOKUP = Exercise(
         (draw.ids(5, 2, 3), draw.normal(7, 4)),
     ],
     mistakes={
-        "It takes rows out of the table by indexing. Here the same rows should come out of a matrix product.": (
-            lambda ids, table: table[ids]
-        ),
-        "The one-hot vectors are as long as the largest id asks for. They need one place for each row of the table, used or not.": (
-            lambda ids, table: ones_at(ids, int(ids.max()) + 1, table) @ table
-        ),
-        "The one-hot vectors are float32, whatever the table is. A product needs the same dtype on both sides.": (
-            lambda ids, table: ones_at(ids, len(table), table).float() @ table
-        ),
+        "It takes rows out of the table by indexing. Here the same rows should come out of a "
+        "matrix product.": (lambda ids, table: table[ids]),
+        "The one-hot vectors are as long as the largest id asks for. They need one place for each row "
+        "of the table, used or not.": (lambda ids, table: ones_at(ids, int(ids.max()) + 1, table) @ table),
+        "The one-hot vectors are float32, whatever the table is. A product needs the same dtype on "
+        "both sides.": (lambda ids, table: ones_at(ids, len(table), table).float() @ table),
         "It looks up where a token stands, not which token it is.": (
             lambda ids, table: (
-                ones_at(torch.arange(ids.size(1), device=ids.device).expand(ids.shape), len(table), table) @ table
+                ones_at(torch.arange(ids.size(1), device=ids.device).expand(ids.shape), len(table), table)
+                @ table
             )
         ),
         "The vectors of a text are added up. Each token should keep a vector of its own.": [
@@ -106,7 +105,8 @@ LOOKUP = Exercise(
     },
     signs={
         "The same token should get the same vector, wherever it stands.": lambda case, got, expected: any(
-            not torch.allclose(got[case[0] == i], got[case[0] == i][:1].expand_as(got[case[0] == i])) for i in case[0].unique()
+            not torch.allclose(got[case[0] == i], got[case[0] == i][:1].expand_as(got[case[0] == i]))
+            for i in case[0].unique()
         ),
     },
 )
@@ -125,7 +125,9 @@ def row_by_row(join):
 
     def gradient(output_grad, token_ids, vocab_size):
         parts = [output_grad[token_ids == i] for i in range(vocab_size)]  # (n, D) each
-        return torch.stack([join(part) if len(part) else output_grad.new_zeros(output_grad.size(-1)) for part in parts])
+        return torch.stack(
+            [join(part) if len(part) else output_grad.new_zeros(output_grad.size(-1)) for part in parts]
+        )
 
     return gradient
 
@@ -145,25 +147,32 @@ LOOKUP_GRADIENT = Exercise(
             row_by_row(lambda part: part[-1]),
             row_by_row(lambda part: part[0]),
         ],
-        "A row that was looked up more than once gets the mean of its shares. It should get their sum.": row_by_row(
-            lambda part: part.mean(dim=0)
-        ),
+        "A row that was looked up more than once gets the mean of its shares. It should "
+        "get their sum.": row_by_row(lambda part: part.mean(dim=0)),
         "It counts how often each row was looked up, and leaves out the derivatives in output_grad.": (
             lambda grad, ids, size: (
-                ids.flatten().bincount(minlength=size).to(grad.dtype).unsqueeze(1).expand(size, grad.size(-1)).clone()
+                ids.flatten()
+                .bincount(minlength=size)
+                .to(grad.dtype)
+                .unsqueeze(1)
+                .expand(size, grad.size(-1))
+                .clone()
             )
         ),
-        "There are only rows for tokens that occur. The gradient has the shape of the table, with zeros for rows that were not used.": [
+        "There are only rows for tokens that occur. The gradient has the shape of the table, with zeros "
+        "for rows that were not used.": [
             lambda grad, ids, size: by_autograd(grad, ids, size)[ids.unique()],
             lambda grad, ids, size: by_autograd(grad, ids, int(ids.max()) + 1),
         ],
-        "Every row gets the derivatives of all tokens. A row should get those of the places where it was looked up.": [
+        "Every row gets the derivatives of all tokens. A row should get those of the places where it "
+        "was looked up.": [
             lambda grad, ids, size: grad.sum(dim=(0, 1)).expand(size, -1).clone(),
-            lambda grad, ids, size: by_autograd(grad.sum(dim=(0, 1), keepdim=True).expand_as(grad), ids, size),
+            lambda grad, ids, size: by_autograd(
+                grad.sum(dim=(0, 1), keepdim=True).expand_as(grad), ids, size
+            ),
         ],
-        "Only the first text of the batch counts. All texts read the same table, so all send it their shares.": (
-            lambda grad, ids, size: by_autograd(grad[:1], ids[:1], size)
-        ),
+        "Only the first text of the batch counts. All texts read the same table, so all send it "
+        "their shares.": (lambda grad, ids, size: by_autograd(grad[:1], ids[:1], size)),
         "This is the mean over the batch. Here the shares of all texts are added.": (
             lambda grad, ids, size: by_autograd(grad, ids, size) / len(ids)
         ),
@@ -172,7 +181,8 @@ LOOKUP_GRADIENT = Exercise(
         "A row that was not looked up should have the gradient 0.": lambda case, got, expected: bool(
             got[[i for i in range(case[2]) if i not in case[1]]].any()
         ),
-        "The shares should all arrive: each column of the result has the same sum as that column of output_grad.": (
+        "The shares should all arrive: each column of the result has the same sum as that column of "
+        "output_grad.": (
             lambda case, got, expected: not torch.allclose(got.sum(dim=0), case[0].sum(dim=(0, 1)), atol=1e-4)
         ),
     },
@@ -227,7 +237,8 @@ NEAREST = Exercise(
             lambda table, i, k: closeness(table, i).topk(k).indices,
             lambda table, i, k: best(closeness(table, i), i, k, 0.0),
         ],
-        "The ids are places in a table from which a row was taken out, so all behind it are too small by 1.": shortened,
+        "The ids are places in a table from which a row was taken out, so all behind it are too "
+        "small by 1.": shortened,
         "It compares dot products, so long rows win. The cosine looks at directions only.": [
             lambda table, i, k: best(table @ table[i], i, k),
             lambda table, i, k: best(F.normalize(table, dim=0) @ F.normalize(table, dim=0)[i], i, k),
@@ -246,10 +257,14 @@ NEAREST = Exercise(
         "These are the cosines. Asked for are the ids of the rows that they belong to.": (
             lambda table, i, k: closeness(table, i)[nearest(table, i, k)]
         ),
-        "The right ids, with the nearest last. It should come first.": lambda table, i, k: nearest(table, i, k).flip(0),
+        "The right ids, with the nearest last. It should come first.": lambda table, i, k: nearest(
+            table, i, k
+        ).flip(0),
     },
     signs={
-        "The token itself should not be among its neighbours.": lambda case, got, expected: bool((got == case[1]).any()),
+        "The token itself should not be among its neighbours.": lambda case, got, expected: bool(
+            (got == case[1]).any()
+        ),
         "The same id stands in the list twice.": lambda case, got, expected: len(got.unique()) < len(got),
         "These ids are right, but their order is not: the largest cosine comes first.": (
             lambda case, got, expected: torch.equal(got.sort().values, expected.sort().values)
@@ -262,7 +277,9 @@ NEAREST = Exercise(
 
 def clock(positions, d_model, base=10000.0, step=2, sign=-1, dtype=torch.float64):
     """The sinusoidal table in pieces that can be wrong: -> sines, cosines (..., D/2) each."""
-    speeds = base ** (sign * step * torch.arange(d_model // 2, dtype=dtype, device=positions.device) / d_model)
+    speeds = base ** (
+        sign * step * torch.arange(d_model // 2, dtype=dtype, device=positions.device) / d_model
+    )
     angles = positions.unsqueeze(-1).to(dtype) * speeds
     return angles.sin(), angles.cos()
 
@@ -304,19 +321,21 @@ SINUSOIDS = Exercise(
         (torch.tensor([0, 1, 2]), 4),
         (torch.tensor(5), 6),
         (torch.tensor([7, 2]), 8),
-        (torch.tensor([1_234_567]), 8),
+        (torch.tensor([1_234_567]), 6),
         (torch.tensor([1, 2]), 5),
         (draw.ids(500, 2, 3), 10),
         (10 + draw.ids(3000, 5), 2 * draw.whole(6, 9)),
     ],
     mistakes={
-        "All sines come first and then all cosines. They should alternate: sine and cosine of pair 0, then of pair 1.": (
+        "All sines come first and then all cosines. They should alternate: sine and cosine of pair 0, "
+        "then of pair 1.": (
             lambda p, d: sinusoids(p, d).unflatten(-1, (-1, 2)).transpose(-2, -1).flatten(-2)
         ),
         "The cosine of each pair stands before the sine. Dimension 0 should hold a sine.": (
             lambda p, d: sinusoids(p, d).unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
         ),
-        "The sine and the cosine of a pair have different speeds. A pair is one hand, so both take the same angle.": one_speed_each,
+        "The sine and the cosine of a pair have different speeds. A pair is one hand, so both take the "
+        "same angle.": one_speed_each,
         "The hands slow down too little from pair to pair. For pair i the exponent is 2i / d_model.": (
             lambda p, d: alternating(*clock(p, d, step=1))
         ),
@@ -328,7 +347,8 @@ SINUSOIDS = Exercise(
             lambda p, d: alternating(*clock(p, d, dtype=torch.float32)).double(),
             lambda p, d: alternating(*(part.double() for part in by_division(p, d))),
         ],
-        "It numbers the positions by itself, from 0. They are given, and need not begin at 0 or be in order.": [
+        "It numbers the positions by itself, from 0. They are given, and need not begin at 0 or "
+        "be in order.": [
             numbered,
             lambda p, d: sinusoids(torch.arange(len(p), device=p.device), d),
         ],
@@ -340,11 +360,12 @@ SINUSOIDS = Exercise(
     },
     signs={
         "Sine and cosine of one pair do not belong to the same angle: their squares should add up to 1.": (
-            lambda case, got, expected: (got.unflatten(-1, (-1, 2)).square().sum(dim=-1) - 1).abs().max() > 1e-3
+            lambda case, got, expected: (
+                (got.unflatten(-1, (-1, 2)).square().sum(dim=-1) - 1).abs().max() > 1e-3
+            )
         ),
-        "Right for small positions and not for large ones. Is every step in float64, from the exponents on?": (
-            lambda case, got, expected: case[0].max() > 100_000
-        ),
+        "Right for small positions and not for large ones. Is every step in float64, from the "
+        "exponents on?": (lambda case, got, expected: case[0].max() > 100_000),
         "The first pair should turn by one radian at each position, and does not.": (
             lambda case, got, expected: not torch.allclose(got[..., :2], expected[..., :2], atol=1e-3)
         ),
@@ -368,7 +389,9 @@ def by_two_points(k, pair, d_model, theta):
     """The step from positions 1 and 2, solved for the matrix."""
     here = torch.tensor([1, 2])
     angles = angles_at(torch.stack([here, here + k]), d_model, theta)[..., pair]  # (2, 2): before and after
-    before, after = torch.stack([angles.sin(), angles.cos()], dim=1)  # (2, 2) each, a column for each position
+    before, after = torch.stack(
+        [angles.sin(), angles.cos()], dim=1
+    )  # (2, 2) each, a column for each position
     return after @ torch.linalg.inv(before)
 
 
@@ -387,7 +410,8 @@ STEP_MATRIX = Exercise(
             lambda k, pair, d, theta: turned_by(-k * speed_of(pair, d, theta))
         ),
         "It takes one step, whatever k says.": lambda k, pair, d, theta: turned_by(speed_of(pair, d, theta)),
-        "It turns by k radians, which is right for pair 0 only. Other pairs are slower.": lambda k, pair, d, theta: turned_by(k),
+        "It turns by k radians, which is right for pair 0 only. Other pairs "
+        "are slower.": lambda k, pair, d, theta: turned_by(k),
         "It works with the base 10,000, whatever theta says.": (
             lambda k, pair, d, theta: turned_by(k * speed_of(pair, d, 10000.0))
         ),
@@ -404,7 +428,9 @@ STEP_MATRIX = Exercise(
             lambda k, pair, d, theta: turned_by(math.radians(k * speed_of(pair, d, theta)))
         ),
         "Both sines have the same sign, so this is not a turn: lengths change.": (
-            lambda k, pair, d, theta: turned_by(k * speed_of(pair, d, theta)).abs() * (-1) ** (k < 0)
+            lambda k, pair, d, theta: (
+                turned_by(k * speed_of(pair, d, theta)) * torch.tensor([[1.0, 1.0], [-1.0, 1.0]])
+            )
         ),
     },
     signs={
@@ -458,24 +484,22 @@ ROTATE_PAIRS = Exercise(
         (draw.normal(3, 4).requires_grad_(), circle(draw.normal(3, 2))),
     ],
     mistakes={
-        "It pairs the first half of the dimensions with the second. Here neighbours are a pair: 0 with 1, 2 with 3.": (
-            lambda x, cos_sin: rotate_pairs(x, cos_sin, interleaved=False)
-        ),
+        "It pairs the first half of the dimensions with the second. Here neighbours are a pair: 0 with "
+        "1, 2 with 3.": (lambda x, cos_sin: rotate_pairs(x, cos_sin, interleaved=False)),
         "It turns the other way: a quarter turn should take (2, 1) to (-1, 2).": (
             lambda x, cos_sin: rotate_pairs(x, cos_sin * cos_sin.new_tensor([1.0, -1.0]))
         ),
         "Cosine and sine have changed places. In cos_sin the cosine comes first.": (
             lambda x, cos_sin: rotate_pairs(x, cos_sin.flip(-1))
         ),
-        "The second number of a pair is computed from the first one after it was turned. Both need the old values.": (
-            turned_wrongly(one_after_the_other)
-        ),
-        "Turned rightly and put back in another order: all first numbers, then all second ones. The places should be those of x.": (
+        "The second number of a pair is computed from the first one after it was turned. Both need the "
+        "old values.": (turned_wrongly(one_after_the_other)),
+        "Turned rightly and put back in another order: all first numbers, then all second ones. The "
+        "places should be those of x.": (
             lambda x, cos_sin: rotate_pairs(x, cos_sin).unflatten(-1, (-1, 2)).transpose(-2, -1).flatten(-2)
         ),
-        "Both terms with a sine are added. A turn subtracts the one in the first number of each pair.": turned_wrongly(
-            lambda a, b, cos, sin: (a * cos + b * sin, a * sin + b * cos)
-        ),
+        "Both terms with a sine are added. A turn subtracts the one in the first number "
+        "of each pair.": turned_wrongly(lambda a, b, cos, sin: (a * cos + b * sin, a * sin + b * cos)),
         "It multiplies number by number. A turn mixes the two numbers of a pair.": turned_wrongly(
             lambda a, b, cos, sin: (a * cos, b * sin)
         ),
@@ -485,9 +509,8 @@ ROTATE_PAIRS = Exercise(
         "Every pair turns by the angle of the first one.": (
             lambda x, cos_sin: rotate_pairs(x, cos_sin[..., :1, :].expand_as(cos_sin).contiguous())
         ),
-        "No gradient comes back to x. Values that leave the tensor, or are detached, cannot be learned from.": (
-            lambda x, cos_sin: rotate_pairs(x.detach(), cos_sin)
-        ),
+        "No gradient comes back to x. Values that leave the tensor, or are detached, cannot be "
+        "learned from.": (lambda x, cos_sin: rotate_pairs(x.detach(), cos_sin)),
     },
     signs={
         "A turn keeps the length of each pair, and here lengths change.": lambda case, got, expected: (
@@ -501,7 +524,9 @@ ROTATE_PAIRS = Exercise(
 
 def turned_apart(q, k, distances, speeds):
     """Scores of q at distance + 40 and k at 40, for each distance: both are turned, as in a model."""
-    here, there = (circle(p.unsqueeze(-1) * speeds.double()) for p in (distances + 40, torch.full_like(distances, 40)))
+    here, there = (
+        circle(p.unsqueeze(-1) * speeds.double()) for p in (distances + 40, torch.full_like(distances, 40))
+    )
     turned_q, turned_k = (
         rotate_pairs(x.double().expand(len(distances), -1), angles) for x, angles in ((q, here), (k, there))
     )
@@ -529,9 +554,8 @@ SCORES_BY_DISTANCE = Exercise(
         (draw.normal(8), draw.normal(8), 1 + draw.ids(30, 3), torch.tensor([1.0, 0.5, 0.2, 0.05])),
     ],
     mistakes={
-        "The distance has the wrong sign. It says how far q stands behind k, so 1 means that q comes one position later.": (
-            lambda q, k, distances, speeds: turned_apart(q, k, -distances, speeds)
-        ),
+        "The distance has the wrong sign. It says how far q stands behind k, so 1 means that q comes "
+        "one position later.": (lambda q, k, distances, speeds: turned_apart(q, k, -distances, speeds)),
         "Before and behind count the same: the sign of the distance is lost.": (
             lambda q, k, distances, speeds: turned_apart(q, k, distances.abs(), speeds)
         ),
@@ -544,8 +568,10 @@ SCORES_BY_DISTANCE = Exercise(
         "The pairs are taken from the two halves of the vectors. Here neighbours are a pair.": (
             lambda q, k, distances, speeds: turned_apart(halved(q), halved(k), distances, speeds)
         ),
-        "Each dot product is multiplied by a cosine, and the part with the sine is missing. A turn has both.": only_cosines,
-        "The scores are divided by the square root of their number of dimensions. Here they are plain dot products.": (
+        "Each dot product is multiplied by a cosine, and the part with the sine is missing. A "
+        "turn has both.": only_cosines,
+        "The scores are divided by the square root of their number of dimensions. Here they are plain "
+        "dot products.": (
             lambda q, k, distances, speeds: turned_apart(q, k, distances, speeds) / math.sqrt(len(q))
         ),
         "These are the scores of the pairs, one by one. The score of the vectors is their sum.": (
@@ -563,7 +589,9 @@ SCORES_BY_DISTANCE = Exercise(
     },
     signs={
         "At distance 0 both are turned alike, so the score should be the dot product of q and k.": (
-            lambda case, got, expected: not torch.allclose(got[case[2] == 0], expected[case[2] == 0], atol=1e-4)
+            lambda case, got, expected: (
+                not torch.allclose(got[case[2] == 0], expected[case[2] == 0], atol=1e-4)
+            )
         ),
         "A turn keeps lengths, so no score can be above the product of the two lengths.": (
             lambda case, got, expected: bool((got.abs() > case[0].norm() * case[1].norm() + 1e-3).any())
@@ -575,11 +603,15 @@ SCORES_BY_DISTANCE = Exercise(
 
 
 def to_half_split(weight):
-    return weight.unflatten(0, (-1, 2)).transpose(0, 1).flatten(0, 1)  # (d, D) -> (d/2, 2, D) -> (2, d/2, D) -> (d, D)
+    return (
+        weight.unflatten(0, (-1, 2)).transpose(0, 1).flatten(0, 1)
+    )  # (d, D) -> (d/2, 2, D) -> (2, d/2, D) -> (d, D)
 
 
 def to_interleaved(weight):
-    return weight.unflatten(0, (2, -1)).transpose(0, 1).flatten(0, 1)  # (d, D) -> (2, d/2, D) -> (d/2, 2, D) -> (d, D)
+    return (
+        weight.unflatten(0, (2, -1)).transpose(0, 1).flatten(0, 1)
+    )  # (d, D) -> (2, d/2, D) -> (d/2, 2, D) -> (d, D)
 
 
 def both_ways(answers, weight):
@@ -610,8 +642,12 @@ LAYOUTS = Exercise(
     ],
     mistakes={
         "The two directions have changed places.": (to_interleaved, to_half_split),
-        "Both functions put even rows first. The way back undoes that, and is not the same again.": (to_half_split, to_half_split),
-        "Both functions take rows from the two halves in turn. One should do that, the other should undo it.": (
+        "Both functions put even rows first. The way back undoes that, and is not the same again.": (
+            to_half_split,
+            to_half_split,
+        ),
+        "Both functions take rows from the two halves in turn. One should do that, the other "
+        "should undo it.": (
             to_interleaved,
             to_interleaved,
         ),
@@ -637,7 +673,10 @@ LAYOUTS = Exercise(
         "Some row is lost or stands twice. Each row should have exactly one place in the result.": (
             lambda case, got, expected: (
                 all(got[key].shape == expected[key].shape for key in expected)
-                and any((got[key].sort(dim=0).values != expected[key].sort(dim=0).values).any() for key in expected)
+                and any(
+                    (got[key].sort(dim=0).values != expected[key].sort(dim=0).values).any()
+                    for key in expected
+                )
             )
         ),
     },
@@ -656,7 +695,7 @@ def by_the_course(token_ids, start, token_table, position_table, sinusoidal):
 
 
 def summed(positions=None, tokens=None, total=None):
-    """A wrong answer, described by what differs: positions(ids, start), tokens(D, is_sinusoidal), total(...)."""
+    """A wrong answer, by what differs: positions(ids, start), tokens(D, is_sinusoidal), total(...)."""
 
     def embed(token_ids, start, token_table, position_table, sinusoidal):
         D, T = token_table.size(1), token_ids.size(1)
@@ -672,34 +711,52 @@ def summed(positions=None, tokens=None, total=None):
 EMBED = Exercise(
     right=by_the_course,
     cases=lambda draw: [
-        (torch.tensor([[1]]), 0, torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[10.0, 20.0], [30.0, 40.0]]), False),
-        (torch.tensor([[1]]), 1, torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[10.0, 20.0], [30.0, 40.0]]), False),
+        (
+            torch.tensor([[1]]),
+            0,
+            torch.tensor([[1.0, 2.0], [3.0, 4.0]]),
+            torch.tensor([[10.0, 20.0], [30.0, 40.0]]),
+            False,
+        ),
+        (
+            torch.tensor([[1]]),
+            1,
+            torch.tensor([[1.0, 2.0], [3.0, 4.0]]),
+            torch.tensor([[10.0, 20.0], [30.0, 40.0]]),
+            False,
+        ),
         (torch.tensor([[0]]), 1, torch.ones(1, 4), torch.tensor([[10.0] * 4, [30.0] * 4, [50.0] * 4]), True),
-        (torch.tensor([[0, 0]]), 0, torch.tensor([[1.0]]), torch.tensor([[10.0], [20.0], [30.0], [40.0]]), False),
+        (
+            torch.tensor([[0, 0]]),
+            0,
+            torch.tensor([[1.0]]),
+            torch.tensor([[10.0], [20.0], [30.0], [40.0]]),
+            False,
+        ),
         (torch.tensor([[0, 1], [1, 0]]), 2, draw.normal(2, 3), draw.normal(9, 3), False),
         (draw.ids(7, 3, 5), draw.whole(2, 6), draw.normal(7, 4), draw.normal(12, 4), True),
         (draw.ids(7, 2, 4), draw.whole(2, 6), draw.normal(7, 6), draw.normal(11, 6), False),
         (draw.ids(5, 4, 1), draw.whole(5, 9), draw.normal(5, 3), draw.normal(10, 3), False),
     ],
     mistakes={
-        "The positions begin at 0 again. They should go on at start, behind the tokens that were there before.": summed(
-            lambda ids, start: torch.arange(ids.size(1), device=ids.device)
-        ),
+        "The positions begin at 0 again. They should go on at start, behind the tokens that were "
+        "there before.": summed(lambda ids, start: torch.arange(ids.size(1), device=ids.device)),
         "Every token gets the position start. Each one behind it stands one further.": summed(
             lambda ids, start: torch.full((ids.size(1),), start, device=ids.device)
         ),
         "Every position is one too large: the first new token stands at start.": summed(
-            lambda ids, start: (torch.arange(ids.size(1), device=ids.device) + start + 1)
+            lambda ids, start: torch.arange(ids.size(1), device=ids.device) + start + 1
         ),
         "The positions count the texts of the batch. They should count the tokens within each text.": summed(
-            lambda ids, start: (torch.arange(len(ids), device=ids.device) + start).unsqueeze(1).expand(ids.shape)
+            lambda ids, start: (
+                (torch.arange(len(ids), device=ids.device) + start).unsqueeze(1).expand(ids.shape)
+            )
         ),
         "The rows of the position table are chosen by token id. They should be chosen by position.": summed(
             lambda ids, start: ids
         ),
-        "The token rows are never scaled. With sinusoidal positions they are multiplied by the square root of d_model.": (
-            summed(tokens=lambda D, sinusoidal: 1.0)
-        ),
+        "The token rows are never scaled. With sinusoidal positions they are multiplied by the square "
+        "root of d_model.": (summed(tokens=lambda D, sinusoidal: 1.0)),
         "The token rows are always scaled. With learned positions they should stay as they are.": summed(
             tokens=lambda D, sinusoidal: math.sqrt(D)
         ),
@@ -709,9 +766,8 @@ EMBED = Exercise(
         "The token rows are multiplied by d_model itself; it should be the square root.": summed(
             tokens=lambda D, sinusoidal: float(D) if sinusoidal else 1.0
         ),
-        "The token rows are divided by the square root of d_model. They are too small already, so multiply.": summed(
-            tokens=lambda D, sinusoidal: 1 / math.sqrt(D) if sinusoidal else 1.0
-        ),
+        "The token rows are divided by the square root of d_model. They are too small already, "
+        "so multiply.": summed(tokens=lambda D, sinusoidal: 1 / math.sqrt(D) if sinusoidal else 1.0),
         "The scaling is the wrong way round: it is for sinusoidal positions.": summed(
             tokens=lambda D, sinusoidal: 1.0 if sinusoidal else math.sqrt(D)
         ),
@@ -723,12 +779,11 @@ EMBED = Exercise(
         ],
     },
     signs={
-        "Tokens and positions are multiplied. They should be added.": lambda case, got, expected: torch.allclose(
-            got[0, 0], case[2][case[0][0, 0]] * case[3][case[1]]
+        "Tokens and positions are multiplied. They should be added.": lambda case, got, expected: (
+            torch.allclose(got[0, 0], case[2][case[0][0, 0]] * case[3][case[1]])
         ),
-        "It is right in the first text and wrong in others. Every text of the batch has the same positions.": (
-            lambda case, got, expected: torch.allclose(got[0], expected[0])
-        ),
+        "It is right in the first text and wrong in others. Every text of the batch has the "
+        "same positions.": (lambda case, got, expected: torch.allclose(got[0], expected[0])),
     },
 )
 
@@ -770,6 +825,11 @@ class SharedWithConstant(TwoTables):
 class DetachedEnd(OneTable):
     def logits(self, x):
         return x @ self.token.weight.detach().T
+
+
+class DetachedStart(OneTable):
+    def embed(self, token_ids):
+        return super().embed(token_ids).detach()
 
 
 class WideStart(OneTable):
@@ -819,17 +879,20 @@ def both_ends(answer, table, token_ids, x):
     large = answer(100, 40)
     spread = next(large.parameters()).std().item()
     names = {0.0: "0", 0.015: "below 0.02", 0.025: "about 0.02", math.inf: "above 0.02"}
-    seen["the standard deviation at the start"] = next(name for limit, name in names.items() if spread <= limit)
+    seen["the standard deviation at the start"] = next(
+        name for limit, name in names.items() if spread <= limit
+    )
     with torch.no_grad():
         for parameter in parameters:
-            if parameter.dim() == 2:
-                parameter.copy_(table if parameter.shape == table.shape else table.T)
-            else:
-                parameter.zero_()
+            fitting = [t for t in (table, table.T) if t.shape == parameter.shape]
+            parameter.copy_(fitting[0]) if fitting else parameter.zero_()
     rows, scores = model.embed(token_ids), model.logits(x)
     seen |= {"embed(token_ids)": rows.detach(), "logits(x)": scores.detach()}
     model.zero_grad()
-    sum((r * torch.arange(1.0, 1 + r.numel(), device=device).view(r.shape)).sum() for r in (rows, scores) if r.requires_grad).backward()
+    loss = torch.zeros((), device=device, requires_grad=True)
+    for result in (rows, scores):
+        loss = loss + (result * torch.arange(1.0, 1 + result.numel(), device=device).view(result.shape)).sum()
+    loss.backward()
     with torch.no_grad():
         for parameter in parameters:
             if parameter.grad is not None:
@@ -843,25 +906,38 @@ BOTH_ENDS = Exercise(
     right=OneTable,
     run=both_ends,
     cases=lambda draw: [
-        (torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]), torch.tensor([1]), torch.tensor([[1.0, 0.0, 1.0]])),
+        (
+            torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]),
+            torch.tensor([1]),
+            torch.tensor([[1.0, 0.0, 1.0]]),
+        ),
         (draw.normal(4, 3), draw.ids(4, 2), draw.normal(5, 3)),
         (draw.normal(7, 4), draw.ids(7, 2, 3), draw.normal(2, 3, 4)),
     ],
     mistakes={
-        "There are two tables, and training moves each by itself. Both ends should read the same one: share it, do not copy it.": TwoTables,
-        "A constant is added to each score. The output should be dot products and nothing else.": SharedWithConstant,
-        "No gradient reaches the table from the output end. Training should move it from both ends.": DetachedEnd,
-        "The table starts with numbers that are too large. Their standard deviation should be 0.02, and PyTorch's default is 1.": WideStart,
+        "There are two tables, and training moves each by itself. Both ends should read the same one: "
+        "share it, do not copy it.": TwoTables,
+        "A constant is added to each score. The output should be dot products and "
+        "nothing else.": SharedWithConstant,
+        "No gradient reaches the table from the output end. Training should move it "
+        "from both ends.": DetachedEnd,
+        "No gradient reaches the table from the rows that are looked up. Training should move it "
+        "from both ends.": DetachedStart,
+        "The table starts with numbers that are too large. Their standard deviation should be 0.02, and "
+        "PyTorch's default is 1.": WideStart,
         "The table starts with zeros, so all tokens are alike. It should start at random.": EmptyStart,
-        "The table is a plain tensor, and the module has nothing to learn. Register it as a parameter.": NotLearned,
+        "The table is a plain tensor, and the module has nothing to learn. Register it as "
+        "a parameter.": NotLearned,
         "The scores come out as probabilities. Logits are the scores before softmax.": [Shares, LogShares],
-        "The scores are divided by the square root of d_model. Here they should be plain dot products.": ScaledEnd,
+        "The scores are divided by the square root of d_model. Here they should be plain "
+        "dot products.": ScaledEnd,
     },
     signs={
         "The module should learn vocab_size times d_model numbers and no more.": (
             lambda case, got, expected: got["the numbers to learn"] != expected["the numbers to learn"]
         ),
-        "What training does to the table should show at both ends, and does not.": lambda case, got, expected: torch.equal(
+        "What training does to the table should show at both ends, "
+        "and does not.": lambda case, got, expected: torch.equal(
             got["logits(x)"], got["logits(x) after one step"]
         ),
     },
@@ -937,12 +1013,10 @@ SEES_ORDER = Exercise(
         (TOTAL, draw.normal(6, 4), torch.tensor([3, 4, 5, 0, 1, 2])),
     ],
     mistakes={
-        "The results are compared row by row, though the rows have moved. Move the rows of the first result in the same way.": (
-            lambda layer, x, order: not close(layer(x[order]), layer(x))
-        ),
-        "It asks for equality in every bit. Sums in another order round differently, so compare with a tolerance.": (
-            lambda layer, x, order: not torch.equal(layer(x[order]), layer(x)[order])
-        ),
+        "The results are compared row by row, though the rows have moved. Move the rows of the first "
+        "result in the same way.": (lambda layer, x, order: not close(layer(x[order]), layer(x))),
+        "It asks for equality in every bit. Sums in another order round differently, so compare with "
+        "a tolerance.": (lambda layer, x, order: not torch.equal(layer(x[order]), layer(x)[order])),
         "The answer is the wrong way round. True should mean that the order makes a difference.": (
             lambda layer, x, order: not sees_order(layer, x, order)
         ),
@@ -953,12 +1027,12 @@ SEES_ORDER = Exercise(
             lambda layer, x, order: not close(x[order], x),
             lambda layer, x, order: not close(layer(x), x),
         ],
-        "It compares sums over all rows. What matters is what each single row receives.": (
+        "It asks only whether the same rows, or the same sum, come out in some order. What matters is "
+        "what each single row receives.": (
             lambda layer, x, order: not close(layer(x[order]).sum(dim=0), layer(x).sum(dim=0))
         ),
-        "The rows move after the layer in both cases. The layer itself should see the other order once.": (
-            lambda layer, x, order: not close(layer(x)[order], layer(x[order][order.argsort()])[order])
-        ),
+        "It says False for every layer. Does the layer get the rows in the other order once, before it "
+        "works on them?": (lambda layer, x, order: False),
     },
     signs={
         "It says that this layer sees the order, and each row receives the same in both.": (

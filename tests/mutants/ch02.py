@@ -68,7 +68,8 @@ def to_interleaved(weight):
     scale = token_table.shape[1] ** 0.5 if sinusoidal else 1
     texts = []
     for text in token_ids:
-        texts.append(torch.stack([scale * token_table[id] + position_table[start + t] for t, id in enumerate(text)]))
+        rows = [scale * token_table[token] + position_table[start + t] for t, token in enumerate(text)]
+        texts.append(torch.stack(rows))
     return torch.stack(texts)
 """,
     "2.10": """class BothEnds(nn.Module):
@@ -96,24 +97,41 @@ def to_interleaved(weight):
 MUTANTS = {
     "2.1": [
         ("come out of a matrix product", "def lookup(token_ids, table):\n    return table[token_ids]"),
-        ("come out of a matrix product", "def lookup(token_ids, table):\n    return F.embedding(token_ids, table)"),
+        (
+            "come out of a matrix product",
+            "def lookup(token_ids, table):\n    return F.embedding(token_ids, table)",
+        ),
         ("one place for each row", ", num_classes=table.size(0)", ""),
         ("same dtype on both sides", ".to(table.dtype)", ".float()"),
         (
             "where a token stands",
-            "def lookup(token_ids, table):\n    B, T = token_ids.shape\n    one_hot = torch.eye(T, len(table), dtype=table.dtype)\n"
+            "def lookup(token_ids, table):\n    B, T = token_ids.shape\n    one_hot = torch.eye(T, "
+            "len(table), dtype=table.dtype)\n"
             "    return (one_hot @ table).repeat(B, 1, 1)",
         ),
         ("added up", "@ table", ".sum(dim=1) @ table"),
-        ("row before its own", "F.one_hot(token_ids, num_classes=table.size(0))", "F.one_hot(token_ids, len(table)).roll(-1, -1)"),
+        (
+            "row before its own",
+            "F.one_hot(token_ids, num_classes=table.size(0))",
+            "F.one_hot(token_ids, len(table)).roll(-1, -1)",
+        ),
         ("stops with an error", "one_hot.to(table.dtype)", "one_hot"),
-        ("product with the table is missing", "return one_hot.to(table.dtype) @ table", "return one_hot.to(table.dtype)"),
+        (
+            "product with the table is missing",
+            "return one_hot.to(table.dtype) @ table",
+            "return one_hot.to(table.dtype)",
+        ),
         ("table is transposed", "@ table", "@ table.T"),
-        ("row behind its own", "F.one_hot(token_ids, num_classes=table.size(0))", "F.one_hot((token_ids + 1) % len(table), len(table))"),
+        (
+            "row behind its own",
+            "F.one_hot(token_ids, num_classes=table.size(0))",
+            "F.one_hot((token_ids + 1) % len(table), len(table))",
+        ),
         (
             "same token should get the same vector",
             "return one_hot.to(table.dtype) @ table",
-            "return one_hot.to(table.dtype) @ table * torch.arange(1, 1 + token_ids.size(1)).unsqueeze(1).to(table.dtype)",
+            "return one_hot.to(table.dtype) @ table * torch.arange(1, 1 + "
+            "token_ids.size(1)).unsqueeze(1).to(table.dtype)",
         ),
     ],
     "2.2": [
@@ -137,7 +155,11 @@ MUTANTS = {
         ),
         ("counts how often", "@ arrived", "@ torch.ones_like(arrived)"),
         ("only rows for tokens that occur", ", num_classes=vocab_size", ""),
-        ("derivatives of all tokens", "one_hot.T.to(arrived.dtype) @ arrived", "arrived.sum(0).repeat(vocab_size, 1)"),
+        (
+            "derivatives of all tokens",
+            "one_hot.T.to(arrived.dtype) @ arrived",
+            "arrived.sum(0).repeat(vocab_size, 1)",
+        ),
         (
             "first text of the batch",
             "def lookup_gradient(output_grad, token_ids, vocab_size):\n"
@@ -145,26 +167,41 @@ MUTANTS = {
             "    return gradient.index_add(0, token_ids[0], output_grad[0])",
         ),
         ("mean over the batch", "@ arrived", "@ arrived / output_grad.size(0)"),
-        ("Expected the dtype", "return one_hot.T.to(arrived.dtype) @ arrived", "return one_hot.T.float() @ arrived.float()"),
+        (
+            "Expected the dtype",
+            "return one_hot.T.to(arrived.dtype) @ arrived",
+            "return one_hot.T.float() @ arrived.float()",
+        ),
         ("not looked up should have the gradient 0", "@ arrived  #", "@ arrived + 0.1  #"),
         ("all arrive", "@ arrived  #", "@ arrived.clamp(min=0)  #"),
-        ("Rows and columns have changed places", "one_hot.T.to(arrived.dtype) @ arrived", "(one_hot.T.to(arrived.dtype) @ arrived).T"),
+        (
+            "Rows and columns have changed places",
+            "one_hot.T.to(arrived.dtype) @ arrived",
+            "(one_hot.T.to(arrived.dtype) @ arrived).T",
+        ),
     ],
     "2.3": [
         ("token itself is in the list", "    cosines[token_id] = -math.inf  # below every cosine\n", ""),
         ("token itself is in the list", "-math.inf", "0"),
         (
             "too small by 1",
-            "def nearest(table, token_id, k):\n    others = torch.cat([table[:token_id], table[token_id + 1 :]])\n"
-            "    cosines = F.normalize(others, dim=1) @ F.normalize(table[token_id], dim=0)\n    return cosines.argsort(descending=True)[:k]",
+            "def nearest(table, token_id, k):\n    others = torch.cat([table[:token_id], "
+            "table[token_id + 1 :]])\n"
+            "    cosines = F.normalize(others, dim=1) @ F.normalize(table[token_id], dim=0)\n    return "
+            "cosines.argsort(descending=True)[:k]",
         ),
         ("dot products", "F.normalize(table, dim=1)", "table"),
         ("dot products", "F.normalize(table, dim=1)", "F.normalize(table, dim=0)"),
         (
             "tips of the rows",
-            "def nearest(table, token_id, k):\n    d = ((table - table[token_id]) ** 2).sum(1)\n    d[token_id] = 1e9\n    return d.argsort()[:k]",
+            "def nearest(table, token_id, k):\n    d = ((table - table[token_id]) ** 2).sum(1)\n    "
+            "d[token_id] = 1e9\n    return d.argsort()[:k]",
         ),
-        ("farthest rows", "cosines[token_id] = -math.inf  # below every cosine\n    return cosines.topk(k)", "return cosines.topk(k, largest=False)"),
+        (
+            "farthest rows",
+            "cosines[token_id] = -math.inf  # below every cosine\n    return cosines.topk(k)",
+            "return cosines.topk(k, largest=False)",
+        ),
         ("opposite direction", "rows @ rows[token_id]", "(rows @ rows[token_id]).abs()"),
         ("These are the cosines", ".indices", ".values"),
         ("nearest last", ".indices", ".indices.flip(0)"),
@@ -172,13 +209,19 @@ MUTANTS = {
         ("Expected a tensor", ".indices", ".indices.tolist()"),
     ],
     "2.4": [
-        ("All sines come first", "torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2)", "torch.cat([angles.sin(), angles.cos()], dim=-1)"),
+        (
+            "All sines come first",
+            "torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2)",
+            "torch.cat([angles.sin(), angles.cos()], dim=-1)",
+        ),
         ("cosine of each pair stands before", "[angles.sin(), angles.cos()]", "[angles.cos(), angles.sin()]"),
         (
             "have different speeds",
             "def sinusoids(positions, d_model):\n    if d_model % 2:\n        raise ValueError\n"
-            "    out = torch.zeros(*positions.shape, d_model, dtype=torch.float64)\n    for j in range(d_model):\n"
-            "        f = torch.sin if j % 2 == 0 else torch.cos\n        out[..., j] = f(positions.double() / 10000 ** (j / d_model))\n    return out",
+            "    out = torch.zeros(*positions.shape, d_model, dtype=torch.float64)\n    for j in "
+            "range(d_model):\n"
+            "        f = torch.sin if j % 2 == 0 else torch.cos\n        out[..., j] = "
+            "f(positions.double() / 10000 ** (j / d_model))\n    return out",
         ),
         ("slow down too little", "-even / d_model", "-even / 2 / d_model"),
         ("slow down too much", "-even / d_model", "-2 * even / d_model"),
@@ -203,7 +246,11 @@ MUTANTS = {
         ("one too large", "positions.unsqueeze(-1)", "(positions + 1).unsqueeze(-1)"),
         ("base is another one", "10000.0", "1000.0"),
         ("Expected the dtype float64", ".flatten(-2)", ".flatten(-2).float()"),
-        ("should refuse this with a ValueError", 'raise ValueError(f"expected an even d_model, got {d_model}")', "d_model -= 1"),
+        (
+            "should refuse this with a ValueError",
+            'raise ValueError(f"expected an even d_model, got {d_model}")',
+            "d_model -= 1",
+        ),
         ("squares should add up to 1", "[angles.sin(), angles.cos()]", "[angles.sin(), angles.sin()]"),
         ("turn by one radian", "-even / d_model", "-(even + 2) / d_model"),
     ],
@@ -215,7 +262,11 @@ MUTANTS = {
         ("is too large", "-2 * pair", "-pair"),
         ("turn faster than pair 0", "-2 * pair", "2 * pair"),
         ("changed places in the matrix", "[[cos, sin], [-sin, cos]]", "[[-sin, cos], [cos, sin]]"),
-        ("in degrees", "math.cos(angle), math.sin(angle)", "math.cos(angle * math.pi / 180), math.sin(angle * math.pi / 180)"),
+        (
+            "in degrees",
+            "math.cos(angle), math.sin(angle)",
+            "math.cos(angle * math.pi / 180), math.sin(angle * math.pi / 180)",
+        ),
         ("Expected the dtype float64", ", dtype=torch.float64", ""),
         ("not a turn", "[-sin, cos]", "[sin, cos]"),
         ("keeps lengths", "[[cos, sin], [-sin, cos]]", "[[cos, 0], [0, cos]]"),
@@ -223,10 +274,15 @@ MUTANTS = {
     "2.6": [
         (
             "first half of the dimensions",
-            "def rotate_pairs(x, cos_sin):\n    a, b = x.chunk(2, dim=-1)\n    cos, sin = cos_sin.unbind(-1)\n"
+            "def rotate_pairs(x, cos_sin):\n    a, b = x.chunk(2, dim=-1)\n    cos, sin = "
+            "cos_sin.unbind(-1)\n"
             "    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)",
         ),
-        ("turns the other way", "[a * cos - b * sin, a * sin + b * cos]", "[a * cos + b * sin, b * cos - a * sin]"),
+        (
+            "turns the other way",
+            "[a * cos - b * sin, a * sin + b * cos]",
+            "[a * cos + b * sin, b * cos - a * sin]",
+        ),
         ("Cosine and sine have changed places", "cos, sin = cos_sin[..., 0]", "sin, cos = cos_sin[..., 0]"),
         (
             "after it was turned",
@@ -235,13 +291,22 @@ MUTANTS = {
         ),
         (
             "put back in another order",
-            "def rotate_pairs(x, cos_sin):\n    a, b = x[..., ::2], x[..., 1::2]\n    cos, sin = cos_sin.unbind(-1)\n"
+            "def rotate_pairs(x, cos_sin):\n    a, b = x[..., ::2], x[..., 1::2]\n    cos, sin = "
+            "cos_sin.unbind(-1)\n"
             "    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)",
         ),
         ("Both terms with a sine are added", "a * cos - b * sin", "a * cos + b * sin"),
         ("number by number", "[a * cos - b * sin, a * sin + b * cos]", "[a * cos, b * sin]"),
-        ("angles of the first one", "cos_sin[..., 0], cos_sin[..., 1]", "cos_sin[..., :1, :, 0], cos_sin[..., :1, :, 1]"),
-        ("angle of the first one", "cos_sin[..., 0], cos_sin[..., 1]", "cos_sin[..., :1, 0], cos_sin[..., :1, 1]"),
+        (
+            "angles of the first one",
+            "cos_sin[..., 0], cos_sin[..., 1]",
+            "cos_sin[..., :1, :, 0], cos_sin[..., :1, :, 1]",
+        ),
+        (
+            "angle of the first one",
+            "cos_sin[..., 0], cos_sin[..., 1]",
+            "cos_sin[..., :1, 0], cos_sin[..., :1, 1]",
+        ),
         ("No gradient comes back", "return turned.flatten(-2)", "return turned.flatten(-2).detach()"),
         ("stops with an error", "x[..., 0::2], x[..., 1::2]", "x[:, 0::2], x[:, 1::2]"),
         (
@@ -264,23 +329,31 @@ MUTANTS = {
             "turned by the same angles",
             "    return turned.flatten(-2) @ k",
             "    c, d = k[0::2], k[1::2]\n"
-            "    other = torch.stack([c * angles.cos() - d * angles.sin(), c * angles.sin() + d * angles.cos()], dim=-1)\n"
+            "    other = torch.stack([c * angles.cos() - d * angles.sin(), c * angles.sin() + d * "
+            "angles.cos()], dim=-1)\n"
             "    return (turned * other).flatten(-2).sum(-1)",
         ),
         ("speed of the first", "* speeds", "* speeds[0].expand(len(speeds))"),
         (
             "two halves of the vectors",
-            "def scores_by_distance(q, k, distances, speeds):\n    angles = distances.unsqueeze(-1) * speeds\n    a, b = q.chunk(2)\n"
-            "    turned = [a * angles.cos() - b * angles.sin(), a * angles.sin() + b * angles.cos()]\n    return torch.cat(turned, dim=-1) @ k",
+            "def scores_by_distance(q, k, distances, speeds):\n    angles = distances.unsqueeze(-1) * "
+            "speeds\n    a, b = q.chunk(2)\n"
+            "    turned = [a * angles.cos() - b * angles.sin(), a * angles.sin() + b * angles.cos()]\n  "
+            "  return torch.cat(turned, dim=-1) @ k",
         ),
         (
             "part with the sine is missing",
-            "def scores_by_distance(q, k, distances, speeds):\n    dots = q[0::2] * k[0::2] + q[1::2] * k[1::2]\n"
+            "def scores_by_distance(q, k, distances, speeds):\n    dots = q[0::2] * k[0::2] + q[1::2] "
+            "* k[1::2]\n"
             "    return torch.stack([(dots * torch.cos(n * speeds)).sum() for n in distances])",
         ),
         ("square root of their number", "@ k", "@ k / len(k) ** 0.5"),
         ("one by one", "turned.flatten(-2) @ k", "(turned * k.view(-1, 2)).sum(-1)"),
-        ("twice as far as at 1", "distances.unsqueeze(-1)", "distances.sign().abs().clamp(min=1).unsqueeze(-1)"),
+        (
+            "twice as far as at 1",
+            "distances.unsqueeze(-1)",
+            "distances.sign().abs().clamp(min=1).unsqueeze(-1)",
+        ),
         ("score should be the dot product", "distances.unsqueeze(-1)", "(distances + 1).unsqueeze(-1)"),
         ("above the product of the two lengths", "a * angles.cos()", "a * angles.exp()"),
         ("Expected the dtype", "@ k", ".double() @ k.double()"),
@@ -288,12 +361,15 @@ MUTANTS = {
     "2.8": [
         (
             "directions have changed places",
-            "def to_half_split(weight):\n    return weight.view(2, -1, weight.size(1)).transpose(0, 1).reshape(weight.shape)\n\n"
-            "def to_interleaved(weight):\n    return weight.view(-1, 2, weight.size(1)).transpose(0, 1).reshape(weight.shape)",
+            "def to_half_split(weight):\n    return weight.view(2, -1, weight.size(1)).transpose(0, "
+            "1).reshape(weight.shape)\n\n"
+            "def to_interleaved(weight):\n    return weight.view(-1, 2, weight.size(1)).transpose(0, "
+            "1).reshape(weight.shape)",
         ),
         (
             "Both functions put even rows first",
-            "def to_half_split(weight):\n    return torch.cat([weight[0::2], weight[1::2]])\n\nto_interleaved = to_half_split",
+            "def to_half_split(weight):\n    return torch.cat([weight[0::2], "
+            "weight[1::2]])\n\nto_interleaved = to_half_split",
         ),
         (
             "take rows from the two halves in turn",
@@ -304,11 +380,16 @@ MUTANTS = {
         (
             "order of columns",
             "def to_half_split(weight):\n    return torch.cat([weight[:, 0::2], weight[:, 1::2]], dim=1)\n\n"
-            "def to_interleaved(weight):\n    order = list(range(0, weight.size(1), 2)) + list(range(1, weight.size(1), 2))\n"
+            "def to_interleaved(weight):\n    order = list(range(0, weight.size(1), 2)) + list(range(1, "
+            "weight.size(1), 2))\n"
             "    return weight[:, torch.tensor(order).argsort()]",
         ),
         ("Odd rows come first", "[weight[0::2], weight[1::2]]", "[weight[1::2], weight[0::2]]"),
-        ("to_interleaved changes nothing", "torch.stack([first, second], dim=1).flatten(0, 1)", "torch.cat([first, second])"),
+        (
+            "to_interleaved changes nothing",
+            "torch.stack([first, second], dim=1).flatten(0, 1)",
+            "torch.cat([first, second])",
+        ),
         ("second half runs backwards", "weight[1::2]", "weight[1::2].flip(0)"),
         ("lost or stands twice", "torch.stack([first, second], dim=1)", "torch.stack([first, first], dim=1)"),
         ("Expected the shape", ".flatten(0, 1)", ".flatten(1)"),
@@ -327,8 +408,10 @@ MUTANTS = {
         ("always scaled", "    if sinusoidal:\n        x = x * math.sqrt(D)", "    x = x * math.sqrt(D)"),
         (
             "positions and all",
-            "def embed(token_ids, start, token_table, position_table, sinusoidal):\n    T, D = token_ids.size(1), token_table.size(1)\n"
-            "    x = token_table[token_ids] + position_table[torch.arange(start, start + T)]\n    return x * D**0.5 if sinusoidal else x",
+            "def embed(token_ids, start, token_table, position_table, sinusoidal):\n    T, D = "
+            "token_ids.size(1), token_table.size(1)\n"
+            "    x = token_table[token_ids] + position_table[torch.arange(start, start + T)]\n    "
+            "return x * D**0.5 if sinusoidal else x",
         ),
         ("d_model itself", "math.sqrt(D)", "D"),
         ("divided by the square root", "x * math.sqrt(D)", "x / math.sqrt(D)"),
@@ -340,54 +423,89 @@ MUTANTS = {
             "return x + position_table[start : start + T]",
             "x = x.clone()\n    x[0] += position_table[start : start + T]\n    return x",
         ),
-        ("Expected the shape", "return x + position_table[start : start + T]",
-         "return torch.cat([x, position_table[start : start + T].expand_as(x)], dim=-1)"),
+        (
+            "Expected the shape",
+            "return x + position_table[start : start + T]",
+            "return torch.cat([x, position_table[start : start + T].expand_as(x)], dim=-1)",
+        ),
     ],
     "2.10": [
         (
             "two tables",
-            "class BothEnds(nn.Module):\n    def __init__(self, vocab_size, d_model):\n        super().__init__()\n"
+            "class BothEnds(nn.Module):\n    def __init__(self, vocab_size, d_model):\n        "
+            "super().__init__()\n"
             "        self.token = nn.Parameter(torch.randn(vocab_size, d_model) * 0.02)\n"
             "        self.output = nn.Parameter(self.token.detach().clone())\n\n"
-            "    def embed(self, token_ids):\n        return self.token[token_ids]\n\n    def logits(self, x):\n        return x @ self.output.T",
+            "    def embed(self, token_ids):\n        return self.token[token_ids]\n\n    def "
+            "logits(self, x):\n        return x @ self.output.T",
         ),
         (
             "constant is added",
-            "class BothEnds(nn.Module):\n    def __init__(self, vocab_size, d_model):\n        super().__init__()\n"
-            "        self.token = nn.Embedding(vocab_size, d_model)\n        nn.init.normal_(self.token.weight, std=0.02)\n"
-            "        self.output = nn.Linear(d_model, vocab_size)\n        self.output.weight = self.token.weight\n\n"
-            "    def embed(self, token_ids):\n        return self.token(token_ids)\n\n    def logits(self, x):\n        return self.output(x)",
+            "class BothEnds(nn.Module):\n    def __init__(self, vocab_size, d_model):\n        "
+            "super().__init__()\n"
+            "        self.token = nn.Embedding(vocab_size, d_model)\n        "
+            "nn.init.normal_(self.token.weight, std=0.02)\n"
+            "        self.output = nn.Linear(d_model, vocab_size)\n        self.output.weight = "
+            "self.token.weight\n\n"
+            "    def embed(self, token_ids):\n        return self.token(token_ids)\n\n    def "
+            "logits(self, x):\n        return self.output(x)",
         ),
         ("No gradient reaches", "self.weight.T", "self.weight.data.T"),
+        (
+            "from the rows that are looked up",
+            "F.embedding(token_ids, self.weight)",
+            "torch.tensor(self.weight[token_ids].tolist())",
+        ),
         ("numbers that are too large", "std=0.02", "std=1.0"),
         ("starts with zeros", "nn.init.normal_(self.weight, std=0.02)", "nn.init.zeros_(self.weight)"),
-        ("plain tensor", "nn.Parameter(torch.empty(vocab_size, d_model))", "torch.empty(vocab_size, d_model)"),
+        (
+            "plain tensor",
+            "nn.Parameter(torch.empty(vocab_size, d_model))",
+            "torch.empty(vocab_size, d_model)",
+        ),
         ("come out as probabilities", "x @ self.weight.T", "F.softmax(x @ self.weight.T, dim=-1)"),
         ("divided by the square root", "self.weight.T", "self.weight.T / x.size(-1) ** 0.5"),
         ("stops with an error", "self.weight.T", "self.weight"),
         (
             "and no more",
             "        nn.init.normal_(self.weight, std=0.02)",
-            "        nn.init.normal_(self.weight, std=0.02)\n        self.scale = nn.Parameter(torch.ones(()))",
+            "        nn.init.normal_(self.weight, std=0.02)\n        self.scale = "
+            "nn.Parameter(torch.ones(()))",
         ),
     ],
     "2.11": [
         ("compared row by row", "layer(x)[order]", "layer(x)"),
         (
             "equality in every bit",
-            "def sees_order(layer, x, order):\n    return not bool((layer(x[order]) == layer(x)[order]).all())",
+            "def sees_order(layer, x, order):\n    return not bool((layer(x[order]) == "
+            "layer(x)[order]).all())",
         ),
         ("wrong way round", "return not torch", "return torch"),
         ("move back in place of forward", "layer(x)[order]", "layer(x)[torch.argsort(order)]"),
-        ("compares the inputs", "def sees_order(layer, x, order):\n    return not torch.allclose(x[order], x)"),
         (
-            "sums over all rows",
-            "def sees_order(layer, x, order):\n    a, b = layer(x[order]), layer(x)\n    return not torch.allclose(a.sum(0), b.sum(0), atol=1e-5)",
+            "compares the inputs",
+            "def sees_order(layer, x, order):\n    return not torch.allclose(x[order], x)",
         ),
-        ("should see the other order once", "layer(x[order])", "layer(x)[order]"),
-        ("Expected a bool", "return not torch.allclose(moved_before, moved_after, atol=1e-5)",
-         "return ((moved_before - moved_after).abs() > 1e-5).any()"),
-        ("says that this layer does not see the order", ", atol=1e-5)", ", atol=10)"),
-        ("says that this layer sees the order", ", atol=1e-5)", ", atol=1e-5) or len(x) > 2"),
+        (
+            "or the same sum",
+            "def sees_order(layer, x, order):\n    a, b = layer(x[order]), layer(x)\n    return not "
+            "torch.allclose(a.sum(0), b.sum(0), atol=1e-5)",
+        ),
+        ("It says False for every layer", "layer(x[order])", "layer(x)[order]"),
+        (
+            "Expected a bool",
+            "return not torch.allclose(moved_before, moved_after, atol=1e-5)",
+            "return ((moved_before - moved_after).abs() > 1e-5).any()",
+        ),
+        (
+            "come out in some order",
+            "def sees_order(layer, x, order):\n    first, second = layer(x), layer(x[order])\n"
+            "    return not torch.allclose(first.sort(dim=0).values, second.sort(dim=0).values, atol=1e-5)",
+        ),
+        (
+            "equality in every bit",
+            "def sees_order(layer, x, order):\n    return layer(x[order]).tolist() != "
+            "[layer(x)[i].tolist() for i in order]",
+        ),
     ],
 }
