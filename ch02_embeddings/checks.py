@@ -15,6 +15,12 @@ from .rotation import rotate_pairs
 
 __all__ = ["check"]
 
+
+def proportional(a, b):
+    """Whether two tensors differ by a factor only."""
+    return torch.isclose((a * b).sum() ** 2, a.square().sum() * b.square().sum(), rtol=1e-4)
+
+
 # ---------------------------------------------------------------- 2.1
 
 
@@ -40,7 +46,8 @@ class Closed(torch.Tensor):
         if func in cls.TAKING and isinstance(args[1 if func is F.embedding else 0], Closed):
             raise RowTaken("this table is only for multiplying; no row can be taken from it")
         with torch._C.DisableTorchFunctionSubclass():  # what is computed from it is open again
-            return func(*args, **kwargs or {})
+            result = func(*args, **kwargs or {})
+            return result.as_subclass(cls) if func is torch.Tensor.detach else result
 
 
 def with_closed_table(answer, token_ids, table):
@@ -96,14 +103,14 @@ LOOKUP = Exercise(
         "Each id gets the row behind its own. Ids count from 0, as rows do.": (
             lambda ids, table: ones_at((ids + 1) % len(table), len(table), table) @ table
         ),
-        "The table is transposed. Its rows should be picked, and here columns are.": (
-            lambda ids, table: ones_at(ids, len(table), table) @ table.T
-        ),
         "These are the one-hot vectors themselves. The product with the table is missing.": (
             lambda ids, table: ones_at(ids, len(table), table)
         ),
     },
     signs={
+        "These are columns of the table. Its rows should be picked.": lambda case, got, expected: torch.equal(
+            got[0, 0], case[1][:, case[0][0, 0]]
+        ),
         "The same token should get the same vector, wherever it stands.": lambda case, got, expected: any(
             not torch.allclose(got[case[0] == i], got[case[0] == i][:1].expand_as(got[case[0] == i]))
             for i in case[0].unique()
@@ -132,20 +139,27 @@ def row_by_row(join):
     return gradient
 
 
+last_share = row_by_row(lambda part: part[-1])
+
 LOOKUP_GRADIENT = Exercise(
     right=by_autograd,
     cases=lambda draw: [
         (torch.tensor([[[1.0, 2.0]]]), torch.tensor([[1]]), 3),
         (torch.tensor([[[1.0, 2.0], [30.0, 40.0]]]), torch.tensor([[1, 1]]), 3),
         (torch.tensor([[[1.0, 2.0]], [[30.0, 40.0]]]), torch.tensor([[0], [1]]), 2),
+        (torch.tensor([[[1.0, 2.0]], [[30.0, 40.0]]]), torch.tensor([[1], [1]]), 2),
         (torch.tensor([[[1.0], [-1.0], [5.0]]]), torch.tensor([[0, 0, 2]]), 4),
         (draw.normal(2, 9, 3), draw.ids(5, 2, 9), 7),
         (draw.normal(4, 6, 2).double(), draw.ids(3, 4, 6), 5),
     ],
     mistakes={
         "A row that was looked up more than once keeps only its last share; it should get the sum of all.": [
-            row_by_row(lambda part: part[-1]),
+            last_share,
             row_by_row(lambda part: part[0]),
+            lambda grad, ids, size: sum(last_share(g, i, size) for g, i in zip(grad.split(1), ids.split(1))),
+            lambda grad, ids, size: sum(
+                last_share(g, i, size) for g, i in zip(grad.split(1, dim=1), ids.split(1, dim=1))
+            ),
         ],
         "A row that was looked up more than once gets the mean of its shares. It should "
         "get their sum.": row_by_row(lambda part: part.mean(dim=0)),
@@ -183,7 +197,10 @@ LOOKUP_GRADIENT = Exercise(
         ),
         "The shares should all arrive: each column of the result has the same sum as that column of "
         "output_grad.": (
-            lambda case, got, expected: not torch.allclose(got.sum(dim=0), case[0].sum(dim=(0, 1)), atol=1e-4)
+            lambda case, got, expected: (
+                not torch.allclose(got.sum(dim=0), case[0].sum(dim=(0, 1)), atol=1e-4)
+                and not proportional(got, expected)
+            )
         ),
     },
 )
@@ -424,6 +441,9 @@ STEP_MATRIX = Exercise(
         "Sines and cosines have changed places in the matrix. For k = 0 it should change nothing.": (
             lambda k, pair, d, theta: turned_by(k * speed_of(pair, d, theta)).flip(0)
         ),
+        "This is a mirror and not a turn. For k = 0 the matrix should change nothing.": (
+            lambda k, pair, d, theta: turned_by(k * speed_of(pair, d, theta)) * torch.tensor([[1.0], [-1.0]])
+        ),
         "It takes the speed for an angle in degrees. Here all angles are in radians.": (
             lambda k, pair, d, theta: turned_by(math.radians(k * speed_of(pair, d, theta)))
         ),
@@ -434,6 +454,9 @@ STEP_MATRIX = Exercise(
         ),
     },
     signs={
+        "A turn, by another angle than k times the speed of the pair.": lambda case, got, expected: (
+            torch.allclose(got @ got.T, torch.eye(2).double(), atol=1e-3)
+        ),
         "A turn keeps lengths: every column should have the length 1.": (
             lambda case, got, expected: not torch.allclose(got.norm(dim=0), expected.norm(dim=0), atol=1e-3)
         ),
@@ -465,6 +488,18 @@ def turned_wrongly(make):
     return lambda x, cos_sin: alternating(*make(x[..., 0::2], x[..., 1::2], *cos_sin.unbind(-1)))
 
 
+def halved(x):
+    """Half-split pairs, written as interleaved ones."""
+    return alternating(*x.chunk(2, dim=-1))
+
+
+def with_a_turned_half(x, cos_sin):
+    """The rotation of the other layout, with the angles of this one."""
+    cos, sin = cos_sin.repeat_interleave(2, dim=-2).unbind(-1)  # (..., T, d) each
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat([-second, first], dim=-1) * sin
+
+
 def one_after_the_other(a, b, cos, sin):
     a = a * cos - b * sin
     return a, a * sin + b * cos
@@ -485,7 +520,11 @@ ROTATE_PAIRS = Exercise(
     ],
     mistakes={
         "It pairs the first half of the dimensions with the second. Here neighbours are a pair: 0 with "
-        "1, 2 with 3.": (lambda x, cos_sin: rotate_pairs(x, cos_sin, interleaved=False)),
+        "1, 2 with 3.": [
+            lambda x, cos_sin: rotate_pairs(x, cos_sin, interleaved=False),
+            lambda x, cos_sin: halved(rotate_pairs(x, cos_sin, interleaved=False)),
+            with_a_turned_half,
+        ],
         "It turns the other way: a quarter turn should take (2, 1) to (-1, 2).": (
             lambda x, cos_sin: rotate_pairs(x, cos_sin * cos_sin.new_tensor([1.0, -1.0]))
         ),
@@ -515,6 +554,7 @@ ROTATE_PAIRS = Exercise(
     signs={
         "A turn keeps the length of each pair, and here lengths change.": lambda case, got, expected: (
             not torch.allclose(*(t.unflatten(-1, (-1, 2)).norm(dim=-1) for t in (got, expected)), atol=1e-3)
+            and not proportional(got, expected)
         ),
     },
 )
@@ -531,11 +571,6 @@ def turned_apart(q, k, distances, speeds):
         rotate_pairs(x.double().expand(len(distances), -1), angles) for x, angles in ((q, here), (k, there))
     )
     return (turned_q * turned_k).sum(dim=-1).to(q.dtype)
-
-
-def halved(x):
-    """Half-split pairs, written as interleaved ones."""
-    return alternating(*x.chunk(2, dim=-1))
 
 
 def only_cosines(q, k, distances, speeds):
@@ -567,6 +602,16 @@ SCORES_BY_DISTANCE = Exercise(
         ),
         "The pairs are taken from the two halves of the vectors. Here neighbours are a pair.": (
             lambda q, k, distances, speeds: turned_apart(halved(q), halved(k), distances, speeds)
+        ),
+        "The numbers of the turned q stand in another order than those of k.": (
+            lambda q, k, distances, speeds: turned_apart(q, halved(k), distances, speeds)
+        ),
+        "Both terms with a sine are added. In the first number of a pair it is subtracted.": (
+            lambda q, k, distances, speeds: (
+                only_cosines(q, k, distances, speeds)
+                + (q.view(-1, 2) * k.view(-1, 2).flip(-1)).sum(dim=-1)
+                @ (distances.unsqueeze(-1) * speeds).sin().T
+            )
         ),
         "Each dot product is multiplied by a cosine, and the part with the sine is missing. A "
         "turn has both.": only_cosines,
@@ -708,6 +753,11 @@ def summed(positions=None, tokens=None, total=None):
     return embed
 
 
+def without_tokens(case):
+    token_ids, start, _, position_table, _ = case
+    return position_table[start : start + token_ids.size(1)]
+
+
 EMBED = Exercise(
     right=by_the_course,
     cases=lambda draw: [
@@ -782,6 +832,12 @@ EMBED = Exercise(
         "Tokens and positions are multiplied. They should be added.": lambda case, got, expected: (
             torch.allclose(got[0, 0], case[2][case[0][0, 0]] * case[3][case[1]])
         ),
+        "With sinusoidal positions the token rows are multiplied by another number than the square root "
+        "of d_model.": (
+            lambda case, got, expected: (
+                case[4] and proportional(got - without_tokens(case), expected - without_tokens(case))
+            )
+        ),
         "It is right in the first text and wrong in others. Every text of the batch has the "
         "same positions.": (lambda case, got, expected: torch.allclose(got[0], expected[0])),
     },
@@ -832,6 +888,15 @@ class DetachedStart(OneTable):
         return super().embed(token_ids).detach()
 
 
+class TransposedOnce(OneTable):
+    def __init__(self, vocab_size, d_model):
+        super().__init__(vocab_size, d_model)
+        self.columns = self.token.weight.T
+
+    def logits(self, x):
+        return x @ self.columns
+
+
 class WideStart(OneTable):
     def __init__(self, vocab_size, d_model):
         super().__init__(vocab_size, d_model)
@@ -871,7 +936,7 @@ def both_ends(answer, table, token_ids, x):
     """What a model of one table does before and after one step of training."""
     (V, D), device = table.shape, table.device
     torch.manual_seed(0)
-    model = answer(V, D).to(device)
+    model = answer(V, D).double().float().to(device)  # a module may be moved after it was made
     parameters = list(model.parameters())
     seen = {"the numbers to learn": sum(p.numel() for p in parameters)}
     if not parameters:
@@ -923,8 +988,11 @@ BOTH_ENDS = Exercise(
         "from both ends.": DetachedEnd,
         "No gradient reaches the table from the rows that are looked up. Training should move it "
         "from both ends.": DetachedStart,
-        "The table starts with numbers that are too large. Their standard deviation should be 0.02, and "
-        "PyTorch's default is 1.": WideStart,
+        "The table starts with numbers that are too large. Their standard deviation should be 0.02; "
+        "what PyTorch starts with is larger.": WideStart,
+        "The output uses what the table was when the module was made. The module may be moved to "
+        "another device or "
+        "dtype later, so read the table when logits are computed.": TransposedOnce,
         "The table starts with zeros, so all tokens are alike. It should start at random.": EmptyStart,
         "The table is a plain tensor, and the module has nothing to learn. Register it as "
         "a parameter.": NotLearned,

@@ -121,7 +121,7 @@ MUTANTS = {
             "return one_hot.to(table.dtype) @ table",
             "return one_hot.to(table.dtype)",
         ),
-        ("table is transposed", "@ table", "@ table.T"),
+        ("columns of the table", "@ table", "@ table.T"),
         (
             "row behind its own",
             "F.one_hot(token_ids, num_classes=table.size(0))",
@@ -148,6 +148,14 @@ MUTANTS = {
             "    gradient = torch.zeros(vocab_size, output_grad.size(-1), dtype=output_grad.dtype)\n"
             "    gradient[token_ids] += output_grad\n    return gradient",
         ),
+        (
+            "last share",
+            "def lookup_gradient(output_grad, token_ids, vocab_size):\n"
+            "    gradient = output_grad.new_zeros(vocab_size, output_grad.size(-1))\n"
+            "    for text, arrived in zip(token_ids, output_grad):\n"
+            "        gradient[text] += arrived\n    return gradient",
+        ),
+        ("wrong sign", "return one_hot", "return -one_hot"),
         (
             "mean of its shares",
             "return one_hot.T.to(arrived.dtype) @ arrived",
@@ -268,6 +276,8 @@ MUTANTS = {
             "math.cos(angle * math.pi / 180), math.sin(angle * math.pi / 180)",
         ),
         ("Expected the dtype float64", ", dtype=torch.float64", ""),
+        ("mirror", "[-sin, cos]", "[sin, -cos]"),
+        ("another angle", "-2 * pair / d_model", "-2 * pair // d_model"),
         ("not a turn", "[-sin, cos]", "[sin, cos]"),
         ("keeps lengths", "[[cos, sin], [-sin, cos]]", "[[cos, 0], [0, cos]]"),
     ],
@@ -278,6 +288,14 @@ MUTANTS = {
             "cos_sin.unbind(-1)\n"
             "    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)",
         ),
+        (
+            "first half of the dimensions",
+            "def rotate_pairs(x, cos_sin):\n    half = x.size(-1) // 2\n"
+            "    cos, sin = cos_sin[..., 0].repeat_interleave(2, -1), cos_sin[..., "
+            "1].repeat_interleave(2, -1)\n"
+            "    return x * cos + torch.cat([-x[..., half:], x[..., :half]], dim=-1) * sin",
+        ),
+        ("is 2 times what it should be", "turned.flatten(-2)", "turned.flatten(-2) * 2"),
         (
             "turns the other way",
             "[a * cos - b * sin, a * sin + b * cos]",
@@ -341,6 +359,8 @@ MUTANTS = {
             "    turned = [a * angles.cos() - b * angles.sin(), a * angles.sin() + b * angles.cos()]\n  "
             "  return torch.cat(turned, dim=-1) @ k",
         ),
+        ("another order than those of k", "turned.flatten(-2)", "turned.transpose(-2, -1).flatten(-2)"),
+        ("Both terms with a sine are added", "a * angles.cos() - b", "a * angles.cos() + b"),
         (
             "part with the sine is missing",
             "def scores_by_distance(q, k, distances, speeds):\n    dots = q[0::2] * k[0::2] + q[1::2] "
@@ -413,6 +433,7 @@ MUTANTS = {
             "    x = token_table[token_ids] + position_table[torch.arange(start, start + T)]\n    "
             "return x * D**0.5 if sinusoidal else x",
         ),
+        ("by another number", "math.sqrt(D)", "math.sqrt(len(token_table))"),
         ("d_model itself", "math.sqrt(D)", "D"),
         ("divided by the square root", "x * math.sqrt(D)", "x / math.sqrt(D)"),
         ("wrong way round", "if sinusoidal", "if not sinusoidal"),
@@ -457,6 +478,15 @@ MUTANTS = {
             "torch.tensor(self.weight[token_ids].tolist())",
         ),
         ("numbers that are too large", "std=0.02", "std=1.0"),
+        (
+            "when the module was made",
+            "class BothEnds(nn.Module):\n    def __init__(self, vocab_size, d_model):\n        "
+            "super().__init__()\n"
+            "        self.weight = nn.Parameter(torch.randn(vocab_size, d_model) * 0.02)\n"
+            "        self.output = self.weight.T\n\n"
+            "    def embed(self, token_ids):\n        return self.weight[token_ids]\n\n"
+            "    def logits(self, x):\n        return x @ self.output",
+        ),
         ("starts with zeros", "nn.init.normal_(self.weight, std=0.02)", "nn.init.zeros_(self.weight)"),
         (
             "plain tensor",
