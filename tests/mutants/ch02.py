@@ -482,7 +482,7 @@ MUTANTS = {
             "when the module was made",
             "class BothEnds(nn.Module):\n    def __init__(self, vocab_size, d_model):\n        "
             "super().__init__()\n"
-            "        self.weight = nn.Parameter(torch.randn(vocab_size, d_model) * 0.02)\n"
+            "        self.weight = nn.Parameter(torch.normal(0.0, 0.02, (vocab_size, d_model)))\n"
             "        self.output = self.weight.T\n\n"
             "    def embed(self, token_ids):\n        return self.weight[token_ids]\n\n"
             "    def logits(self, x):\n        return x @ self.output",
