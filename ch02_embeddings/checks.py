@@ -925,7 +925,6 @@ class ScaledEnd(OneTable):
 def both_ends(answer, table, token_ids, x):
     """What a model of one table does before and after one step of training."""
     (V, D), device = table.shape, table.device
-    torch.manual_seed(0)
     model = answer(V, D).double().float().to(device)  # a module may be moved after it was made
     parameters = list(model.parameters())
     seen = {"the numbers to learn": sum(p.numel() for p in parameters)}
