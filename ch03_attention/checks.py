@@ -70,14 +70,12 @@ AVERAGE = Exercise(
             lambda x: x.cumsum(dim=0) / torch.arange(len(x), device=x.device).clamp(min=1)[:, None],
         ],
         "Each row is the mean of itself and of the mean before it, so that the first vectors hardly count "
-        "any "
-        "more. All vectors of the past count the same.": halves,
+        "any more. All vectors of the past count the same.": halves,
         "Only the row before takes part. The mean is over all earlier rows.": lambda x: torch.cat(
             [x[:1], (x[1:] + x[:-1]) / 2]
         ),
-        "The mean goes over all numbers of the rows at once, which leaves one number a token. It should keep "
-        "D "
-        "numbers: a mean over the rows.": [
+        "The mean goes over all numbers of the rows at once, which leaves one number a token. It should "
+        "keep D numbers: a mean over the rows.": [
             lambda x: torch.stack([x[: t + 1].mean() for t in range(len(x))]),
             lambda x: torch.stack([x[: t + 1].mean() for t in range(len(x))])[:, None].expand_as(x),
         ],
@@ -151,8 +149,7 @@ SOFTMAX = Exercise(
             lambda x, dim: plain_softmax(x, 0),
         ],
         "It subtracts the largest score of the whole tensor, so a row of small scores ends as 0 / 0. Take "
-        "the "
-        "largest of each row.": minus(lambda x, dim: x.max()),
+        "the largest of each row.": minus(lambda x, dim: x.max()),
         "It subtracts a number that is not the largest of the row, so a score far above it still "
         "overflows.": [
             minus(lambda x, dim: x.mean(dim, True)),
@@ -286,8 +283,9 @@ LOOPS = Exercise(
             q, k, v, lower(q, 1)
         ),
         "The total of the softmax counts the later tokens too, so a row of weights does not have the sum 1 "
-        "and "
-        "the future leaks in.": lambda q, k, v: (softmax(q @ k.T / math.sqrt(q.size(1)), -1) * lower(q)) @ v,
+        "and the future leaks in.": lambda q, k, v: (
+            (softmax(q @ k.T / math.sqrt(q.size(1)), -1) * lower(q)) @ v
+        ),
         "Queries and keys have changed places: token i should ask with q[i], and be asked by "
         "k[i].": lambda q, k, v: seen(k, q, v, lower(q)),
         "The weighted sum is over the keys. Keys are only for finding; what is handed over is in "
@@ -301,8 +299,7 @@ LOOPS = Exercise(
             lambda q, k, v: (q @ k.T * lower(q)) @ v,
         ],
         "Every weight is multiplied by the asking token's own value, so nothing comes from the others. It "
-        "should be "
-        "v[j], of the token that is asked.": lambda q, k, v: v.clone(),
+        "should be v[j], of the token that is asked.": lambda q, k, v: v.clone(),
         "All seen tokens have the same weight, as in a plain mean. The weights should come from the "
         "scores.": lambda q, k, v: average_of_the_past(v),
         "The root of d divides the weights. It should divide the scores, before the "
@@ -312,8 +309,7 @@ LOOPS = Exercise(
         "Row 0 of the output should be v[0]: the first token sees only itself, with the weight "
         "1.": lambda case, got, expected: not torch.allclose(got[0], case[2][0], atol=1e-4),
         "A weighted mean lies between the smallest and the largest of its values; here it does not. Do the "
-        "weights "
-        "of each row have the sum 1?": lambda case, got, expected: bool(
+        "weights of each row have the sum 1?": lambda case, got, expected: bool(
             ((got > case[2].amax(0) + 1e-3) | (got < case[2].amin(0) - 1e-3)).any()
         ),
     },
@@ -423,16 +419,14 @@ ATTENTION = Exercise(
         ],
         "The mask is not used.": attention(lambda scores, mask: softmax(scores, -1)),
         "The mask comes after the softmax, so the total still counts what is forbidden and a row does not "
-        "have the "
-        "sum 1.": attention(masked(late)),
-        "The mask comes after the softmax, and each row is divided by its sum. If the forbidden score is the "
-        "large one, nothing is left to divide.": [
+        "have the sum 1.": attention(masked(late)),
+        "The mask comes after the softmax, and each row is divided by its sum. If the forbidden score is "
+        "the large one, nothing is left to divide.": [
             attention(masked(late_divided)),
             attention(masked(late_divided_safely)),
         ],
         "A forbidden score becomes 0, or nearly. Its exponential is 1, so it still gets a share: it has to "
-        "be very "
-        "negative.": [
+        "be very negative.": [
             attention(masked(lambda scores, mask: softmax(scores * mask, -1))),
             attention(masked(lambda scores, mask: weigh(scores * mask, mask, 0.0))),
         ],
@@ -494,11 +488,10 @@ def heads_case(x, head_dim):
 
 
 WRONG_JOINS = {
-    "join_heads goes straight to the final shape, which strings together what belongs to different "
-    "tokens. Bring the "
-    "heads behind the positions first.": straight_back,
-    "join_heads lets the numbers of the heads take turns. The d numbers of one head should stay next to each "
-    "other.": interleaved_back,
+    "join_heads goes straight to the final shape, which strings together what belongs to different tokens. "
+    "Bring the heads behind the positions first.": straight_back,
+    "join_heads lets the numbers of the heads take turns. The d numbers of one head should stay next to "
+    "each other.": interleaved_back,
     "join_heads adds the heads up. They should stand next to each other, H · d numbers.": lambda x: x.sum(
         dim=1
     ),
@@ -524,9 +517,10 @@ HEADS = Exercise(
         heads_case(draw.normal(3, 4, 10), draw.choice([2, 5])),
     ],
     mistakes={
-        "split_heads goes straight to the final shape, which cuts between tokens: a head gets pieces of the "
-        "wrong "
-        "tokens. Cut the last dimension only, then swap position and head.": with_any_join(straight),
+        "split_heads goes straight to the final shape, which cuts between tokens: a head gets pieces of "
+        "the wrong tokens. Cut the last dimension only, then swap position and head.": with_any_join(
+            straight
+        ),
         "split_heads takes head_dim for the number of heads. It is the length of each piece.": [
             *with_any_join(lambda x, head_dim: cut(x, x.size(-1) // head_dim).transpose(1, 2)),
             *with_any_join(lambda x, head_dim: straight(x, x.size(-1) // head_dim)),
@@ -635,9 +629,8 @@ GROUPS = Exercise(
     mistakes={
         "The query heads take the key/value heads in turn: 0, 1, 0, 1. Neighbours should share: 0, 0, 1, "
         "1.": shared(in_turn),
-        "The heads of k are in another order than those of v. A query head should take keys and values from "
-        "the same "
-        "head.": [shared(in_blocks, in_turn), shared(in_turn, in_blocks)],
+        "The heads of k are in another order than those of v. A query head should take keys and values "
+        "from the same head.": [shared(in_blocks, in_turn), shared(in_turn, in_blocks)],
         "Every query head looks into the first key/value head.": shared(first_head),
         "The key/value heads are averaged, so all query heads see the same. Each group should have its "
         "own.": shared(mean_of_heads),
@@ -710,8 +703,8 @@ WINDOW = Exercise(
         "True should mean that a query may look; here it means that it may not.": lambda T, window: (
             ~sliding_window_mask(T, window)
         ),
-        "What is far back can be seen and what is near cannot: the comparison with `window` is the wrong way "
-        "round.": [
+        "What is far back can be seen and what is near cannot: the comparison with `window` is the wrong "
+        "way round.": [
             lambda T, window: distances(T) >= window,
             lambda T, window: distances(T) > window,
         ],
@@ -846,8 +839,8 @@ MULTI_HEAD = Exercise(
         drawn_layer(draw, 2, 4, 8, 2, 3),
     ],
     mistakes={
-        "x is multiplied by the matrices as they are. They are stored as (out, in), so their transposes are "
-        "needed.": several(project=[untransposed], out=[untransposed, F.linear]),
+        "x is multiplied by the matrices as they are. They are stored as (out, in), so their transposes "
+        "are needed.": several(project=[untransposed], out=[untransposed, F.linear]),
         "The last product takes w_o as it is. It is stored as (out, in), so its transpose is needed.": layer(
             out=untransposed
         ),
@@ -881,11 +874,11 @@ MULTI_HEAD = Exercise(
             root="D"
         ),
         "The heads are cut by going straight to (B, H, T, d), which mixes up the tokens. Cut the last "
-        "dimension "
-        "first, then swap position and head.": several(split=[straight], join=[join_heads, straight_back]),
-        "The heads are joined by going straight to the final shape, which mixes up the tokens. Swap head and "
-        "position "
-        "first.": layer(join=straight_back),
+        "dimension first, then swap position and head.": several(
+            split=[straight], join=[join_heads, straight_back]
+        ),
+        "The heads are joined by going straight to the final shape, which mixes up the tokens. Swap head "
+        "and position first.": layer(join=straight_back),
         "The numbers are dealt out to the heads in turn. A head should get d numbers that are "
         "neighbours.": several(split=[interleaved], join=[join_heads, interleaved_back]),
         "n_heads is used as the length of a head. It is how many there are.": several(
@@ -977,17 +970,15 @@ BATCH_MASK = Exercise(
             causal(real, T) | keys_of(real)
         ),
         "The first query stands at the first key. The queries are the last T positions, so the last one "
-        "stands at the "
-        "last key.": lambda real, T: causal(real, T, 0) & keys_of(real),
+        "stands at the last key.": lambda real, T: causal(real, T, 0) & keys_of(real),
         "A query does not see its own position.": lambda real, T: (
             causal(real, T, real.size(1) - T - 1) & keys_of(real)
         ),
         "A query sees the key right behind it too.": lambda real, T: (
             causal(real, T, real.size(1) - T + 1) & keys_of(real)
         ),
-        "The rows of padding are emptied, and padding can be seen: `real` should decide about columns, which "
-        "are "
-        "keys.": lambda real, T: causal(real, T) & queries_of(real, T),
+        "The rows of padding are emptied, and padding can be seen: `real` should decide about columns, "
+        "which are keys.": lambda real, T: causal(real, T) & queries_of(real, T),
         "The rows of padding are emptied too. They follow the same rule as the others: only keys are "
         "hidden.": lambda real, T: batch_mask(real, T) & queries_of(real, T),
         "True should mean that a query may look; here it means that it may not.": lambda real, T: (
@@ -997,8 +988,9 @@ BATCH_MASK = Exercise(
             causal(real, T) & keys_of(~real)
         ),
         "The table lies on its side, with the past hidden and the future in sight. Rows are queries and "
-        "columns are "
-        "keys.": lambda real, T: torch.ones_like(causal(real, T)).triu(real.size(1) - T) & keys_of(real),
+        "columns are keys.": lambda real, T: (
+            torch.ones_like(causal(real, T)).triu(real.size(1) - T) & keys_of(real)
+        ),
         "The dimension for the heads is missing: the shape should be (B, 1, T, S), with a "
         "1.": lambda real, T: batch_mask(real, T)[:, 0],
         "A position counts as padding when any text has padding there. Each text should have its own "
