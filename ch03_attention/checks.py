@@ -247,6 +247,19 @@ def without_itself(q, k, v):
     return seen(q, k, v, lower(q, -1))
 
 
+def zero_scores(q, k, v, root=None):
+    root = math.sqrt(q.size(1)) if root is None else root
+    return softmax((q @ k.T / root) * lower(q), dim=-1) @ v
+
+
+def overwritten(q, k, v):
+    return seen(q, k, torch.eye(len(q), device=q.device), lower(q)).diagonal()[:, None] * v
+
+
+def hardest(q, k, v):
+    return v[(q @ k.T).masked_fill(~lower(q), -1e9).argmax(dim=-1)]
+
+
 def unnormalised(q, k, v, root=None):
     root = math.sqrt(q.size(1)) if root is None else root
     return ((q @ k.T / root).exp() * lower(q)) @ v
@@ -286,6 +299,15 @@ LOOPS = Exercise(
         "and the future leaks in.": lambda q, k, v: (
             (softmax(q @ k.T / math.sqrt(q.size(1)), -1) * lower(q)) @ v
         ),
+        "Later tokens have the score 0, and exp(0) is 1, so they still get a share. They should take no part "
+        "at all.": [
+            zero_scores,
+            lambda q, k, v: zero_scores(q, k, v, 1),
+        ],
+        "Each row holds only the last of its terms, of j = i. The terms of all j should be added "
+        "up.": overwritten,
+        "The token with the largest score gives everything. A softmax lets each of them give its "
+        "share.": hardest,
         "Queries and keys have changed places: token i should ask with q[i], and be asked by "
         "k[i].": lambda q, k, v: seen(k, q, v, lower(q)),
         "The weighted sum is over the keys. Keys are only for finding; what is handed over is in "
@@ -368,7 +390,7 @@ def scores_returned(q, k, v, mask=None):
 
 def small_attention():
     """One query, two keys, d = 4, and a value that says which key it is of."""
-    q, k = torch.tensor([[2.0, 0.0, 0.0, 0.0]]), torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
+    q, k = torch.tensor([[4.0, 0.0, 0.0, 0.0]]), torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
     return q, k, torch.tensor([[10.0, 0.0, 0.0], [0.0, 20.0, 0.0]])
 
 
@@ -443,6 +465,13 @@ ATTENTION = Exercise(
     signs={
         "A forbidden key has a weight. Where the mask is False the weight should be "
         "0.": lambda case, got, expected: bool((got[1] * ~case[3]).any()),
+        "A key that may be seen has the weight 0. Without a mask every query sees every "
+        "key.": lambda case, got, expected: bool(((got[1] == 0) & (expected[1] > 1e-6)).any()),
+        "Even without a mask the weights are wrong, as they are for scores that nothing "
+        "divides.": lambda case, got, expected: (
+            case[3] is None
+            and torch.allclose(got[1], softmax(case[0] @ case[1].transpose(-2, -1), -1), atol=1e-4)
+        ),
         "Each row of weights should have the sum 1, unless it may see nothing.": lambda case, got, expected: (
             not torch.allclose(got[1].sum(-1), expected[1].sum(-1))
         ),
@@ -598,6 +627,17 @@ def by_hand(q, k, v, root):
     return softmax(q @ k.transpose(-2, -1) / root, -1) @ v
 
 
+def over_the_queries(q, k, v):
+    k, v = (in_blocks(t, q.size(1) // t.size(1)) for t in (k, v))
+    return softmax(q @ k.transpose(-2, -1) / math.sqrt(q.size(-1)), -2) @ v
+
+
+def wrong_quotient(q, k, v):
+    heads = [head // k.size(1) for head in range(q.size(1))]
+    k, v = (torch.stack([t[:, head] for head in heads], dim=1) for t in (k, v))
+    return F.scaled_dot_product_attention(q, k, v)
+
+
 def fewest_heads(q, k, v):
     return F.scaled_dot_product_attention(q[:, : k.size(1)], k, v)
 
@@ -621,8 +661,8 @@ GROUPS = Exercise(
             torch.tensor([[0.0, 1.0], [2.0, 0.0]]).view(1, 2, 2, 1),
             torch.tensor([[10.0, 20.0], [30.0, 40.0]]).view(1, 2, 2, 1),
         ),
-        drawn_groups(draw, 1, 2, 2, 3, 4, 5),
-        drawn_groups(draw, 2, 3, 1, 4, 5, 2),
+        drawn_groups(draw, 1, 2, 2, 5, 6, 5),
+        drawn_groups(draw, 2, 3, 1, 4, 7, 5),
         drawn_groups(draw, 2, 6, 3, 4, 5, 7),
         drawn_groups(draw, 2, 6, 2, 5, 7, 3),
     ],
@@ -644,6 +684,10 @@ GROUPS = Exercise(
         ],
         "The scores are not divided by the root of d.": lambda q, k, v: by_hand(q, k, v, 1),
         "The scores are divided by d, and not by its root.": lambda q, k, v: by_hand(q, k, v, q.size(-1)),
+        "The softmax goes over the queries. Each query should have weights with the sum 1, over the "
+        "keys.": over_the_queries,
+        "Query head h looks into head h // Hkv. As many query heads share a head as H // Hkv says, so divide "
+        "h by that.": wrong_quotient,
         "Only the first Hkv of the query heads are used. The result should have all H of them.": fewest_heads,
     },
     signs={
@@ -890,6 +934,10 @@ MULTI_HEAD = Exercise(
         ],
         "H · d is taken to be D, and need not be: head_dim is the number of rows of w_q, divided by "
         "n_heads.": d_model_cut,
+        "The heads of one token look at each other. Swap head and position first, so that the tokens do.": [
+            layer(split=cut, join=lambda y: y.flatten(-2)),
+            layer(split=cut, join=lambda y: y.flatten(-2), weights=lambda scores: softmax(scores, -1)),
+        ],
         "Queries and keys have changed places.": swapped(0, 1),
         "Keys and values have changed places.": swapped(1, 2),
         "The queries serve as keys too. Keys have a matrix of their own, "
@@ -898,6 +946,8 @@ MULTI_HEAD = Exercise(
         "w_v.": lambda x, w_q, w_k, w_v, w_o, n_heads: multi_head_attention(x, w_q, w_k, w_k, w_o, n_heads),
     },
     signs={
+        "A single token should give x times w_v transposed, times w_o transposed, whatever the scores "
+        "are.": lambda case, got, expected: case[0].size(1) == 1,
         "It is right where H · d is D, and wrong here, where it is not. Where does it use D instead of H · "
         "d?": lambda case, got, expected: case[1].size(0) != case[0].size(-1),
         "The first token is wrong already. It sees only itself, so its output is its value, times "

@@ -209,6 +209,38 @@ MUTANTS = {
         ("Expected the shape", ".tril()", ".tril()[None]"),
     ],
     "3.4": [
+        (
+            "still get a share",
+            """def attention_by_loops(q, k, v):
+    T, d = q.shape
+    output = torch.zeros(T, d, device=q.device)
+    for i in range(T):
+        scores = [float(q[i] @ k[j]) / d**0.5 if j <= i else 0.0 for j in range(T)]
+        for j in range(T):
+            output[i] += math.exp(scores[j]) / sum(math.exp(s) for s in scores) * v[j]
+    return output
+""",
+        ),
+        (
+            "added up",
+            """def attention_by_loops(q, k, v):
+    output = torch.zeros_like(v)
+    for i in range(len(q)):
+        shares = [math.exp(q[i] @ k[j] / math.sqrt(q.size(1))) for j in range(i + 1)]
+        for j in range(i + 1):
+            output[i] = shares[j] / sum(shares) * v[j]
+    return output
+""",
+        ),
+        (
+            "gives everything",
+            """def attention_by_loops(q, k, v):
+    rows = []
+    for i in range(len(q)):
+        rows.append(v[max(range(i + 1), key=lambda j: float(q[i] @ k[j]))])
+    return torch.stack(rows)
+""",
+        ),
         ("not divided by the root of d", " / math.sqrt(d)", ""),
         ("not by its root", "math.sqrt(d)", "d"),
         ("root of T", "math.sqrt(d)", "math.sqrt(T)"),
@@ -300,6 +332,24 @@ MUTANTS = {
         ("Expected a tensor", "torch.stack(rows)", "rows"),
     ],
     "3.5": [
+        (
+            "scores that nothing divides",
+            """def scaled_dot_product_attention(q, k, v, mask=None):
+    scores = q @ k.mT
+    if mask:
+        scores = scores.masked_fill(~mask, -1e9)
+    weights = scores.softmax(-1)
+    return weights @ v, weights
+""",
+        ),
+        (
+            "A key that may be seen has the weight 0",
+            """if mask is not None:
+        scores""",
+            """mask = mask if mask is not None else torch.ones_like(scores).tril().bool()
+    if mask is not None:
+        scores""",
+        ),
         ("not divided by the root of d", "(q / math.sqrt(q.size(-1)))", "q"),
         ("not by its root", "math.sqrt(q.size(-1))", "q.size(-1)"),
         ("root of another size", "math.sqrt(q.size(-1))", "math.sqrt(q.size(-2))"),
@@ -458,6 +508,19 @@ def join_heads(x):
     ],
     "3.7": [
         (
+            "divide h by that",
+            """def grouped_attention(q, k, v):
+    n = k.shape[1]
+    heads = [F.scaled_dot_product_attention(q[:, h], k[:, h // n], v[:, h // n]) for h in range(q.shape[1])]
+    return torch.stack(heads, dim=1)
+""",
+        ),
+        (
+            "softmax goes over the queries",
+            "return F.scaled_dot_product_attention(q, k, v)",
+            "return (q @ k.mT / q.size(-1) ** 0.5).softmax(2) @ v",
+        ),
+        (
             "Neighbours should share",
             """def grouped_attention(q, k, v):
     n = q.size(1) // k.size(1)
@@ -593,6 +656,14 @@ def join_heads(x):
     ],
     "3.9": [
         (
+            "heads of one token look at each other",
+            """def multi_head_attention(x, w_q, w_k, w_v, w_o, n_heads):
+    q, k, v = (F.linear(x, w).unflatten(-1, (n_heads, -1)) for w in (w_q, w_k, w_v))
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True).flatten(2) @ w_o.T
+""",
+        ),
+        ("A single token should give", "return output @ w_o.T", "return (output @ w_o.T).relu() - 1"),
+        (
             "multiplied by the matrices as they are",
             """def multi_head_attention(x, w_q, w_k, w_v, w_o, n_heads):
     B, T, D = x.shape
@@ -678,11 +749,7 @@ def join_heads(x):
         ),
         ("queries serve as keys", "x @ w_k.T", "x @ w_q.T"),
         ("keys serve as values", "x @ w_v.T", "x @ w_k.T"),
-        (
-            "first token is wrong already",
-            "output @ w_o.T",
-            "(x @ w_v.T) + output @ w_o.T if n_heads == 1 else output @ w_o.T",
-        ),
+        ("first token is wrong already", ".tril()", ".tril(1)"),
         ("right with one head", "dim=-1)  #", "dim=-1).mean(1, keepdim=True)  #"),
         ("first token is right and later", ".tril()", ".tril().triu(-1)"),
         ("where it is not", "math.sqrt(d)", "math.sqrt(D // n_heads)"),
