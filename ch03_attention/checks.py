@@ -57,7 +57,7 @@ AVERAGE = Exercise(
             lambda x: past_only(x, torch.zeros_like),
             lambda x: past_only(x, lambda row: row / 0 * 0),
         ],
-        "The vector behind it is in each mean too: one row too many.": lambda x: torch.stack(
+        "The vector after it is in each mean too: one row too many.": lambda x: torch.stack(
             [x[: t + 2].mean(dim=0) for t in range(len(x))]
         ),
         "These are the means of a token and all that follow it. The past is the rows before it.": backwards,
@@ -198,7 +198,7 @@ CAUSAL_MASK = Exercise(
         "A token may look at itself: the diagonal should be True.": lambda T: causal_mask(T).tril(-1),
         "The table lies on its side: rows are queries and columns are keys.": lambda T: causal_mask(T).T,
         "True should mean that a query may look; here it means that it may not.": lambda T: ~causal_mask(T),
-        "Every query sees one key too many, the one behind it.": lambda T: torch.ones(
+        "Every query sees one key too many, the one after it.": lambda T: torch.ones(
             T, T, dtype=torch.bool
         ).tril(1),
         "A query sees all earlier keys, not only itself.": lambda T: torch.eye(T, dtype=torch.bool),
@@ -207,7 +207,7 @@ CAUSAL_MASK = Exercise(
             lambda T: causal_mask(T).long(),
             lambda T: torch.zeros(T, T).masked_fill(~causal_mask(T), -math.inf),
         ],
-        "Everyone may look at everyone: what stands behind a token should be False.": lambda T: torch.ones(
+        "Everyone may look at everyone: what stands after a token should be False.": lambda T: torch.ones(
             T, T, dtype=torch.bool
         ),
         "A query sees itself and the key before it only. It may see all earlier ones.": lambda T: (
@@ -215,7 +215,7 @@ CAUSAL_MASK = Exercise(
         ),
     },
     signs={
-        "Some query may see a key behind it. Above the diagonal everything should be "
+        "Some query may see a key after it. Above the diagonal everything should be "
         "False.": lambda case, got, expected: bool((got & ~expected).any()),
         "Some query may not see a key that stands before it, or its own.": lambda case, got, expected: bool(
             (expected & ~got).any()
@@ -292,7 +292,7 @@ LOOPS = Exercise(
             without_itself,
             lambda q, k, v: torch.cat([v[:1], without_itself(q, k, v)[1:]]),
         ],
-        "Token i also looks at the token right behind it: j goes one too far.": lambda q, k, v: seen(
+        "Token i also looks at the token right after it: j goes one too far.": lambda q, k, v: seen(
             q, k, v, lower(q, 1)
         ),
         "The total of the softmax counts the later tokens too, so a row of weights does not have the sum 1 "
@@ -518,7 +518,7 @@ def heads_case(x, head_dim):
 
 WRONG_JOINS = {
     "join_heads goes straight to the final shape, which strings together what belongs to different tokens. "
-    "Bring the heads behind the positions first.": straight_back,
+    "Swap head and position first.": straight_back,
     "join_heads lets the numbers of the heads take turns. The d numbers of one head should stay next to "
     "each other.": interleaved_back,
     "join_heads adds the heads up. They should stand next to each other, H · d numbers.": lambda x: x.sum(
@@ -770,7 +770,7 @@ WINDOW = Exercise(
         ],
     },
     signs={
-        "Some query may see a key behind it. Above the diagonal everything should be "
+        "Some query may see a key after it. Above the diagonal everything should be "
         "False.": lambda case, got, expected: bool((got & ~causal_mask(case[0])).any()),
         "The first rows are wrong: where there are fewer than `window` positions, all of them are "
         "seen.": lambda case, got, expected: (
@@ -1024,7 +1024,7 @@ BATCH_MASK = Exercise(
         "A query does not see its own position.": lambda real, T: (
             causal(real, T, real.size(1) - T - 1) & keys_of(real)
         ),
-        "A query sees the key right behind it too.": lambda real, T: (
+        "A query sees the key right after it too.": lambda real, T: (
             causal(real, T, real.size(1) - T + 1) & keys_of(real)
         ),
         "The rows of padding are emptied, and padding can be seen: `real` should decide about columns, "
@@ -1060,9 +1060,9 @@ BATCH_MASK = Exercise(
     },
     signs={
         "Some query sees padding.": lambda case, got, expected: bool((got & ~keys_of(case[0])).any()),
-        "Some query sees a key behind its own position. Query i stands at position S - T + "
+        "Some query sees a key after its own position. Query i stands at position S - T + "
         "i.": lambda case, got, expected: bool((got & ~causal(*case)).any()),
-        "Some query does not see a key that is real and not behind it.": lambda case, got, expected: bool(
+        "Some query does not see a key that is real and not after it.": lambda case, got, expected: bool(
             (expected & ~got).any()
         ),
     },

@@ -204,7 +204,7 @@ MUTANTS = {
         ),
         ("Everyone may look", ".tril()", ""),
         ("key before it only", ".tril()", ".tril().triu(-1)"),
-        ("may see a key behind it", ".tril()", ".tril().flip(0)"),
+        ("may see a key after it", ".tril()", ".tril().flip(0)"),
         ("may not see a key that", ".tril()", ".tril().triu(-2)"),
         ("Expected the shape", ".tril()", ".tril()[None]"),
     ],
@@ -266,7 +266,7 @@ MUTANTS = {
 """,
         ),
         (
-            "right behind it",
+            "right after it",
             """def attention_by_loops(q, k, v):
     out = torch.zeros_like(v)
     for i in range(len(q)):
@@ -652,7 +652,7 @@ def join_heads(x):
         ),
         ("more than `window` keys", "distance < window", "distance < window + 2"),
         ("fewer keys than it may", "distance < window", "distance < window) & (distance % 2 == 0"),
-        ("may see a key behind it", "(distance >= 0)", "(distance >= -1)"),
+        ("may see a key after it", "(distance >= 0)", "(distance >= -1)"),
     ],
     "3.9": [
         (
@@ -765,7 +765,7 @@ def join_heads(x):
         ("joined by *or*", "causal & real", "causal | real"),
         ("last one stands at the last key", "keys[S - T :]", "keys[:T]"),
         ("does not see its own position", "keys <= queries", "keys < queries"),
-        ("right behind it too", "keys <= queries[:, None]", "keys <= queries[:, None] + 1"),
+        ("right after it too", "keys <= queries[:, None]", "keys <= queries[:, None] + 1"),
         ("decide about columns", "real[:, None, None]", "real[:, None, S - T :, None]"),
         (
             "rows of padding are emptied too",
@@ -794,12 +794,12 @@ def join_heads(x):
             "causal & (real[:, None, None] | (keys == queries[:, None]))",
         ),
         (
-            "behind its own position",
+            "after its own position",
             "return causal & real[:, None, None]",
             "return (causal | (keys == S - 1)) & real[:, None, None]",
         ),
         (
-            "real and not behind it",
+            "real and not after it",
             "return causal & real[:, None, None]",
             "return causal & real[:, None, None] & (keys > 0)",
         ),
