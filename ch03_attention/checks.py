@@ -2,71 +2,1083 @@
 
 # Written by hand: what learners get wrong, in words.
 
+import math
+
 import torch
+import torch.nn.functional as F
+from torch.func import functional_call
 
 from ch01_tokenization.checking import Exercise, checker
 
-from .attention import causal_mask, softmax
+from . import attention as library
+from .attention import causal_mask, fused_attention, join_heads, sliding_window_mask, softmax, split_heads
 
 __all__ = ["check"]
+
+
+# ---------------------------------------------------------------- 3.1 the average of the past
+
+
+def average_of_the_past(x):
+    return x.cumsum(dim=0) / torch.arange(1, len(x) + 1, device=x.device)[:, None]
+
+
+def halves(x):
+    rows = [x[0]]
+    for row in x[1:]:
+        rows.append((rows[-1] + row) / 2)
+    return torch.stack(rows)
+
+
+def backwards(x):
+    return average_of_the_past(x.flip(0)).flip(0)
+
+
+def past_only(x, first):
+    """The mean of the earlier rows without the own one; row 0 has none and is `first` of it."""
+    return torch.cat([first(x[:1]), average_of_the_past(x)[:-1]])
+
+
+AVERAGE = Exercise(
+    right=average_of_the_past,
+    cases=lambda draw: [
+        (torch.tensor([[2.0]]),),
+        (torch.tensor([[2.0], [4.0]]),),
+        (torch.tensor([[2.0, 0.0], [4.0, 6.0], [0.0, 0.0]]),),
+        (draw.normal(5, 3) + 1,),
+        (draw.normal(draw.whole(6, 8), 4) - 2,),
+    ],
+    mistakes={
+        "Every row is the mean of all rows, the later ones too. Row t may know rows 0 to t only.": lambda x: (
+            x.mean(dim=0).expand_as(x)
+        ),
+        "A token's own vector counts too, and is missing in its mean here.": [
+            lambda x: past_only(x, lambda row: row),
+            lambda x: past_only(x, torch.zeros_like),
+            lambda x: past_only(x, lambda row: row / 0 * 0),
+        ],
+        "The vector after it is in each mean too: one row too many.": lambda x: torch.stack(
+            [x[: t + 2].mean(dim=0) for t in range(len(x))]
+        ),
+        "These are the means of a token and all that follow it. The past is the rows before it.": backwards,
+        "These are sums: divide each by the number of vectors in it.": lambda x: x.cumsum(dim=0),
+        "Every sum is divided by T. In row t there are only t + 1 vectors to divide by.": lambda x: (
+            x.cumsum(dim=0) / len(x)
+        ),
+        "The sum in row t is divided by t, but it has t + 1 vectors in it, since counting starts at 0.": [
+            lambda x: x.cumsum(dim=0) / torch.arange(len(x), device=x.device)[:, None],
+            lambda x: x.cumsum(dim=0) / torch.arange(len(x), device=x.device).clamp(min=1)[:, None],
+        ],
+        "Each row is the mean of itself and of the mean before it, so that the first vectors hardly count "
+        "any more. All vectors of the past count the same.": halves,
+        "Only the row before takes part. The mean is over all earlier rows.": lambda x: torch.cat(
+            [x[:1], (x[1:] + x[:-1]) / 2]
+        ),
+        "The mean goes over all numbers of the rows at once, which leaves one number a token. It should "
+        "keep D numbers: a mean over the rows.": [
+            lambda x: torch.stack([x[: t + 1].mean() for t in range(len(x))]),
+            lambda x: torch.stack([x[: t + 1].mean() for t in range(len(x))])[:, None].expand_as(x),
+        ],
+        "The mean runs along the numbers of each vector. It should run over the rows, dim=0.": lambda x: (
+            x.cumsum(dim=1) / torch.arange(1, x.size(1) + 1, device=x.device)
+        ),
+    },
+    signs={
+        "Row 0 should stay as it is: nothing stands before it.": lambda case, got, expected: (
+            not torch.allclose(got[0], case[0][0])
+        ),
+        "The last row should be the mean of all rows.": lambda case, got, expected: (
+            not torch.allclose(got[-1], case[0].mean(dim=0), atol=1e-5)
+        ),
+    },
+)
+
+
+# ---------------------------------------------------------------- 3.2 softmax
 
 
 def plain_softmax(x, dim):
     return x.exp() / x.exp().sum(dim=dim, keepdim=True)
 
 
-def shifted_by_all(x, dim):
-    exponentials = (x - x.max()).exp()
-    return exponentials / exponentials.sum(dim=dim, keepdim=True)
+def flattened(x, dim, max_stays, sum_stays):
+    exponentials = (x - x.amax(dim, keepdim=max_stays)).exp()
+    return exponentials / exponentials.sum(dim, keepdim=sum_stays)
+
+
+def minus(shift):
+    """A softmax that subtracts `shift` of the scores first."""
+
+    def shifted(x, dim):
+        exponentials = (x - shift(x, dim)).exp()
+        return exponentials / exponentials.sum(dim=dim, keepdim=True)
+
+    return shifted
 
 
 SOFTMAX = Exercise(
     right=softmax,
     cases=lambda draw: [
         (torch.tensor([0.0, 1.0]), 0),
-        (draw.normal(2, 3), 0),
-        (draw.normal(2, 3), 1),
-        (draw.normal(2, 3, 4), -1),
-        (torch.tensor([100.0, 99.0]), 0),
+        (torch.tensor([[0.0, 1.0], [3.0, 5.0]]), 0),
+        (torch.tensor([[0.0, 1.0], [3.0, 5.0]]), 1),
+        (torch.tensor([1000.0, 999.0]), 0),
+        (torch.tensor([-1000.0, -999.0]), 0),
         (torch.tensor([[0.0, 1.0], [200.0, 201.0]]), -1),
+        (torch.tensor([0.0, 0.0, 600.0]), 0),
+        (draw.normal(2, 3, 4), draw.choice([0, 1, -2])),
         (10 * draw.normal(5, 6), draw.choice([0, 1])),
     ],
     mistakes={
-        "The exponentials overflow: exp of a large score is infinite in float32.": plain_softmax,
+        "The exponentials overflow: exp of a large score is infinite, and that of a very negative one is "
+        "0.": [
+            plain_softmax,
+            lambda x, dim: plain_softmax(x.double(), dim).to(x.dtype),
+        ],
         "It divides by the sum of the whole tensor, not of each row along dim.": [
+            lambda x, dim: x.exp() / x.exp().sum(),
             lambda x, dim: (x - x.max()).exp() / (x - x.max()).exp().sum(),
             lambda x, dim: (x - x.amax(dim, True)).exp() / (x - x.amax(dim, True)).exp().sum(),
         ],
-        "It sums along the last dimension, whatever dim says.": lambda x, dim: softmax(x, -1),
-        "It sums along the first dimension, whatever dim says.": lambda x, dim: softmax(x, 0),
-        "It subtracts the largest score of the whole tensor, so a row of small scores ends as 0 / 0; take "
-        "the largest of each row.": shifted_by_all,
-        "Shares are what they should be in logarithms: this is the log-softmax.": lambda x, dim: softmax(
-            x, dim
-        ).log(),
+        "It works along the last dimension, whatever dim says.": [
+            lambda x, dim: softmax(x, -1),
+            lambda x, dim: plain_softmax(x, -1),
+        ],
+        "It works along the first dimension, whatever dim says.": [
+            lambda x, dim: softmax(x, 0),
+            lambda x, dim: plain_softmax(x, 0),
+        ],
+        "It subtracts the largest score of the whole tensor, so a row of small scores ends as 0 / 0. Take "
+        "the largest of each row.": minus(lambda x, dim: x.max()),
+        "It subtracts a number that is not the largest of the row, so a score far above it still "
+        "overflows.": [
+            minus(lambda x, dim: x.mean(dim, True)),
+            minus(lambda x, dim: x.amin(dim, True)),
+        ],
+        "These are the logarithms of the shares: a log-softmax.": [
+            lambda x, dim: x - x.logsumexp(dim, True),
+            lambda x, dim: softmax(x, dim).log(),
+        ],
+        "The scores themselves are divided by their sum. Take exponentials first, which are never "
+        "negative.": [
+            lambda x, dim: x / x.sum(dim, True),
+            lambda x, dim: (x - x.amax(dim, True)) / (x - x.amax(dim, True)).sum(dim, True),
+        ],
+        "The largest score should get the largest share, and gets the smallest here.": lambda x, dim: softmax(
+            -x, dim
+        ),
+        "Rows and columns get mixed up: the maximum and the sum of a row should stay a column, with "
+        "keepdim=True.": [
+            lambda x, dim: flattened(x, dim, False, True),
+            lambda x, dim: flattened(x, dim, True, False),
+            lambda x, dim: flattened(x, dim, False, False),
+        ],
+        "These are the exponentials. Divide them by their sum along dim.": [
+            lambda x, dim: x.exp(),
+            lambda x, dim: (x - x.amax(dim, True)).exp(),
+        ],
     },
     signs={
         "The shares along dim should have the sum 1.": lambda case, got, expected: (
             not torch.allclose(got.sum(case[1]), expected.sum(case[1]))
         ),
+        "No share may be negative.": lambda case, got, expected: bool((got < 0).any()),
+        "The shares have the sum 1, and are not in the proportion of the exponentials of the "
+        "scores.": lambda case, got, expected: not got.isnan().any(),
     },
 )
 
+
+# ---------------------------------------------------------------- 3.3 the causal mask
+
 CAUSAL_MASK = Exercise(
     right=causal_mask,
-    cases=lambda draw: [(1,), (2,), (3,), (draw.whole(4, 9),)],
+    cases=lambda draw: [(1,), (2,), (3,), (draw.whole(4, 6),), (draw.whole(7, 9),)],
     mistakes={
         "A token may look at itself: the diagonal should be True.": lambda T: causal_mask(T).tril(-1),
         "The table lies on its side: rows are queries and columns are keys.": lambda T: causal_mask(T).T,
         "True should mean that a query may look; here it means that it may not.": lambda T: ~causal_mask(T),
-        "Every query sees one key too many, the one behind it.": lambda T: torch.ones(
+        "Every query sees one key too many, the one after it.": lambda T: torch.ones(
             T, T, dtype=torch.bool
         ).tril(1),
         "A query sees all earlier keys, not only itself.": lambda T: torch.eye(T, dtype=torch.bool),
-        "The table holds numbers; make it bool, with True where a query may look.": lambda T: causal_mask(
-            T
-        ).float(),
+        "The table holds numbers; make it bool, with True where a query may look.": [
+            lambda T: causal_mask(T).float(),
+            lambda T: causal_mask(T).long(),
+            lambda T: torch.zeros(T, T).masked_fill(~causal_mask(T), -math.inf),
+        ],
+        "Everyone may look at everyone: what stands after a token should be False.": lambda T: torch.ones(
+            T, T, dtype=torch.bool
+        ),
+        "A query sees itself and the key before it only. It may see all earlier ones.": lambda T: (
+            sliding_window_mask(T, 2)
+        ),
+    },
+    signs={
+        "Some query may see a key after it. Above the diagonal everything should be "
+        "False.": lambda case, got, expected: bool((got & ~expected).any()),
+        "Some query may not see a key that stands before it, or its own.": lambda case, got, expected: bool(
+            (expected & ~got).any()
+        ),
     },
 )
 
-check = checker({"3.2": SOFTMAX, "3.3": CAUSAL_MASK})
+
+# ---------------------------------------------------------------- 3.4 attention by loops
+
+
+def attention_by_loops(q, k, v):
+    return library.scaled_dot_product_attention(q, k, v, lower(q))[0]
+
+
+def lower(q, diagonal=0):
+    """(T, T) bool, the causal mask, or one whose diagonal is moved."""
+    return torch.ones(len(q), len(q), dtype=torch.bool, device=q.device).tril(diagonal)
+
+
+def seen(q, k, v, mask, root=None):
+    """Attention of (T, d) under a mask of (T, T), its scores divided by `root`."""
+    root = math.sqrt(q.size(1)) if root is None else root
+    weights = softmax((q @ k.T / root).masked_fill(~mask, -1e9), dim=-1).masked_fill(~mask, 0.0)
+    return weights @ v
+
+
+def without_itself(q, k, v):
+    return seen(q, k, v, lower(q, -1))
+
+
+def zero_scores(q, k, v, root=None):
+    root = math.sqrt(q.size(1)) if root is None else root
+    return softmax((q @ k.T / root) * lower(q), dim=-1) @ v
+
+
+def overwritten(q, k, v):
+    return seen(q, k, torch.eye(len(q), device=q.device), lower(q)).diagonal()[:, None] * v
+
+
+def hardest(q, k, v):
+    return v[(q @ k.T).masked_fill(~lower(q), -1e9).argmax(dim=-1)]
+
+
+def unnormalised(q, k, v, root=None):
+    root = math.sqrt(q.size(1)) if root is None else root
+    return ((q @ k.T / root).exp() * lower(q)) @ v
+
+
+LOOPS = Exercise(
+    right=attention_by_loops,
+    cases=lambda draw: [
+        (torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 1.0]]), torch.tensor([[10.0, 20.0]])),
+        (torch.tensor([[0.0], [1.0]]), torch.tensor([[0.0], [1.0]]), torch.tensor([[10.0], [20.0]])),
+        (
+            torch.tensor([[1.0, 1.0, 0.0, 0.0], [0.0, 2.0, 0.0, 0.0]]),
+            torch.tensor([[1.0, 0.0, 0.0, 1.0], [0.0, 1.0, 2.0, 0.0]]),
+            torch.tensor([[1.0, 0.0, 0.0, 3.0], [0.0, 2.0, 0.0, 0.0]]),
+        ),
+        (draw.normal(3, 2), draw.normal(3, 2), 3 * draw.normal(3, 2)),
+        (draw.normal(5, 3), draw.normal(5, 3), 3 * draw.normal(5, 3)),
+    ],
+    mistakes={
+        "The scores are not divided by the root of d.": lambda q, k, v: seen(q, k, v, lower(q), 1),
+        "The scores are divided by d, and not by its root.": lambda q, k, v: seen(
+            q, k, v, lower(q), q.size(1)
+        ),
+        "The scores are divided by the root of T. It is d that makes dot products grow.": lambda q, k, v: (
+            seen(q, k, v, lower(q), math.sqrt(len(q)))
+        ),
+        "Every token sees all tokens, the later ones too. Token i may look at j = 0 .. i "
+        "only.": lambda q, k, v: seen(q, k, v, lower(q, len(q))),
+        "Token i does not look at itself: j should go up to i, with i included.": [
+            without_itself,
+            lambda q, k, v: torch.cat([v[:1], without_itself(q, k, v)[1:]]),
+        ],
+        "Token i also looks at the token right after it: j goes one too far.": lambda q, k, v: seen(
+            q, k, v, lower(q, 1)
+        ),
+        "The total of the softmax counts the later tokens too, so a row of weights does not have the sum 1 "
+        "and the future leaks in.": lambda q, k, v: (
+            (softmax(q @ k.T / math.sqrt(q.size(1)), -1) * lower(q)) @ v
+        ),
+        "Later tokens have the score 0, and exp(0) is 1, so they still get a share. They should take no part "
+        "at all.": [
+            zero_scores,
+            lambda q, k, v: zero_scores(q, k, v, 1),
+        ],
+        "Each row holds only the last of its terms, of j = i. The terms of all j should be added "
+        "up.": overwritten,
+        "The token with the largest score gives everything. A softmax lets each of them give its "
+        "share.": hardest,
+        "Queries and keys have changed places: token i should ask with q[i], and be asked by "
+        "k[i].": lambda q, k, v: seen(k, q, v, lower(q)),
+        "The weighted sum is over the keys. Keys are only for finding; what is handed over is in "
+        "v.": lambda q, k, v: seen(q, k, k, lower(q)),
+        "The exponentials are not divided by their sum, so they are not shares.": [
+            unnormalised,
+            lambda q, k, v: unnormalised(q, k, v, 1),
+        ],
+        "The scores themselves serve as weights. They should go through a softmax.": [
+            lambda q, k, v: (q @ k.T / math.sqrt(q.size(1)) * lower(q)) @ v,
+            lambda q, k, v: (q @ k.T * lower(q)) @ v,
+        ],
+        "Every weight is multiplied by the asking token's own value, so nothing comes from the others. It "
+        "should be v[j], of the token that is asked.": lambda q, k, v: v.clone(),
+        "All seen tokens have the same weight, as in a plain mean. The weights should come from the "
+        "scores.": lambda q, k, v: average_of_the_past(v),
+        "The root of d divides the weights. It should divide the scores, before the "
+        "softmax.": lambda q, k, v: seen(q, k, v, lower(q), 1) / math.sqrt(q.size(1)),
+    },
+    signs={
+        "Row 0 of the output should be v[0]: the first token sees only itself, with the weight "
+        "1.": lambda case, got, expected: not torch.allclose(got[0], case[2][0], atol=1e-4),
+        "A weighted mean lies between the smallest and the largest of its values; here it does not. Do the "
+        "weights of each row have the sum 1?": lambda case, got, expected: bool(
+            ((got > case[2].amax(0) + 1e-3) | (got < case[2].amin(0) - 1e-3)).any()
+        ),
+    },
+)
+
+
+# ---------------------------------------------------------------- 3.5 attention by matrices
+
+
+def weigh(scores, mask, fill=None, after=True):
+    """The weights of scores under a mask: filled before the softmax, set to 0 after it."""
+    if mask is None:
+        return softmax(scores, -1)
+    fill = torch.finfo(scores.dtype).min if fill is None else fill
+    weights = softmax(scores.masked_fill(~mask, fill), -1)
+    return weights.masked_fill(~mask, 0.0) if after else weights
+
+
+def attention(weigh=weigh, root=lambda q, k: math.sqrt(q.size(-1))):
+    """Attention with another way to weigh, or to scale."""
+
+    def attend(q, k, v, mask=None):
+        weights = weigh(q @ k.transpose(-2, -1) / root(q, k), mask)
+        return weights @ v, weights
+
+    return attend
+
+
+def masked(change):
+    """A way to weigh that is right without a mask, and change(scores, mask) with one."""
+    return lambda scores, mask: softmax(scores, -1) if mask is None else change(scores, mask)
+
+
+def late(scores, mask):
+    return softmax(scores, -1) * mask
+
+
+def late_divided(scores, mask):
+    return late(scores, mask) / late(scores, mask).sum(-1, keepdim=True)
+
+
+def late_divided_safely(scores, mask):
+    return late(scores, mask) / late(scores, mask).sum(-1, keepdim=True).clamp(min=1e-9)
+
+
+def over_queries(scores, mask):
+    hidden = torch.zeros_like(scores, dtype=torch.bool) if mask is None else ~mask
+    return softmax(scores.masked_fill(hidden, -1e9), -2).masked_fill(hidden, 0.0)
+
+
+def scores_returned(q, k, v, mask=None):
+    return library.scaled_dot_product_attention(q, k, v, mask)[0], q @ k.transpose(-2, -1) / math.sqrt(
+        q.size(-1)
+    )
+
+
+def small_attention():
+    """One query, two keys, d = 4, and a value that says which key it is of."""
+    q, k = torch.tensor([[4.0, 0.0, 0.0, 0.0]]), torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
+    return q, k, torch.tensor([[10.0, 0.0, 0.0], [0.0, 20.0, 0.0]])
+
+
+def drawn_attention(draw, front, T, S, d, e, mask_shape=None):
+    """Drawn q, k, v and a mask of which every row lets something through."""
+    q, k, v = draw.normal(*front, T, d), draw.normal(*front, S, d), draw.normal(*front, S, e)
+    if mask_shape is None:
+        return q, k, v, None
+    mask = draw.normal(*mask_shape) > 0
+    mask[..., 0], mask[..., 1] = True, False
+    return q, k, v, mask
+
+
+ATTENTION = Exercise(
+    right=library.scaled_dot_product_attention,
+    cases=lambda draw: [
+        (*small_attention(), None),
+        (*small_attention(), torch.tensor([[True, False]])),
+        (*small_attention(), torch.tensor([[False, True]])),
+        (*small_attention(), torch.tensor([[False, False]])),
+        (torch.tensor([[1.0]]), torch.tensor([[0.0], [300.0]]), torch.eye(2), torch.tensor([[True, False]])),
+        drawn_attention(draw, (), 2, 3, 4, 5),
+        drawn_attention(draw, (), 3, 4, 2, 5, (3, 4)),
+        drawn_attention(draw, (2,), 3, 5, 4, 6),
+        drawn_attention(draw, (2, 3), 4, 5, 6, 7, (1, 1, 4, 5)),
+        drawn_attention(draw, (2, 3), 4, 5, 6, 7, (2, 1, 1, 5)),
+    ],
+    mistakes={
+        "The scores are not divided by the root of d.": attention(root=lambda q, k: 1),
+        "The scores are divided by d, and not by its root.": attention(root=lambda q, k: q.size(-1)),
+        "The scores are divided by the root of another size. It should be d, the last one of q.": [
+            attention(root=lambda q, k: math.sqrt(k.size(-2))),
+            attention(root=lambda q, k: math.sqrt(q.size(-2))),
+        ],
+        "The root of d divides the weights. It should divide the scores, before the "
+        "softmax.": lambda q, k, v, mask=None: tuple(
+            each / math.sqrt(q.size(-1)) for each in attention(root=lambda q, k: 1)(q, k, v, mask)
+        ),
+        "The softmax goes over the queries. Each row should have the sum 1, over the keys.": [
+            attention(over_queries),
+            attention(lambda scores, mask: softmax(scores, -2)),
+        ],
+        "The mask is upside down: True should mean that a query may look.": [
+            attention(masked(lambda scores, mask: weigh(scores, ~mask))),
+            attention(masked(lambda scores, mask: weigh(scores, ~mask, after=False))),
+            attention(masked(lambda scores, mask: weigh(scores, ~mask, -math.inf, after=False))),
+            attention(masked(lambda scores, mask: weigh(scores, ~mask).masked_fill(~mask, 0.0))),
+        ],
+        "The mask is not used.": attention(lambda scores, mask: softmax(scores, -1)),
+        "The mask comes after the softmax, so the total still counts what is forbidden and a row does not "
+        "have the sum 1.": attention(masked(late)),
+        "The mask comes after the softmax, and each row is divided by its sum. If the forbidden score is "
+        "the large one, nothing is left to divide.": [
+            attention(masked(late_divided)),
+            attention(masked(late_divided_safely)),
+        ],
+        "A forbidden score becomes 0, or nearly. Its exponential is 1, so it still gets a share: it has to "
+        "be very negative.": [
+            attention(masked(lambda scores, mask: softmax(scores * mask, -1))),
+            attention(masked(lambda scores, mask: weigh(scores * mask, mask, 0.0))),
+        ],
+        "A row that may see nothing is NaN: infinity minus infinity. Its weights should be 0.": attention(
+            masked(lambda scores, mask: weigh(scores, mask, -math.inf, after=False))
+        ),
+        "A row that may see nothing looks evenly at what is forbidden. Its weights should be 0.": attention(
+            masked(lambda scores, mask: weigh(scores, mask, after=False))
+        ),
+        "The weights and the output have changed places: the output comes "
+        "first.": lambda q, k, v, mask=None: library.scaled_dot_product_attention(q, k, v, mask)[::-1],
+        "The second result should be the weights, after the softmax. These are the scores.": scores_returned,
+    },
+    signs={
+        "A forbidden key has a weight. Where the mask is False the weight should be "
+        "0.": lambda case, got, expected: bool((got[1] * ~case[3]).any()),
+        "A key that may be seen has the weight 0. Without a mask every query sees every "
+        "key.": lambda case, got, expected: bool(((got[1] == 0) & (expected[1] > 1e-6)).any()),
+        "Even without a mask the weights are wrong, as they are for scores that nothing "
+        "divides.": lambda case, got, expected: (
+            case[3] is None
+            and torch.allclose(got[1], softmax(case[0] @ case[1].transpose(-2, -1), -1), atol=1e-4)
+        ),
+        "Each row of weights should have the sum 1, unless it may see nothing.": lambda case, got, expected: (
+            not torch.allclose(got[1].sum(-1), expected[1].sum(-1))
+        ),
+        "The weights are right, and the output is not their product with v.": lambda case, got, expected: (
+            torch.allclose(got[1], expected[1], atol=1e-4)
+        ),
+    },
+)
+
+
+# ---------------------------------------------------------------- 3.6 heads
+
+
+def both_ways(answer, x, head_dim, heads):
+    split, join = answer
+    return {"split_heads(x, head_dim)": split(x, head_dim), "join_heads(heads)": join(heads)}
+
+
+def cut(x, head_dim):
+    """(B, T, H * d) -> (B, T, H, d)."""
+    return x.reshape(*x.shape[:2], -1, head_dim)
+
+
+def straight(x, head_dim):
+    return x.reshape(x.size(0), -1, x.size(1), head_dim)
+
+
+def straight_back(x):
+    return x.reshape(x.size(0), x.size(2), -1)
+
+
+def interleaved(x, head_dim):
+    return x.reshape(*x.shape[:2], head_dim, -1).permute(0, 3, 1, 2)
+
+
+def interleaved_back(x):
+    return x.permute(0, 2, 3, 1).flatten(-2)
+
+
+def heads_case(x, head_dim):
+    """A case of the two functions: the heads are the numbers of x in another order, one after the other."""
+    return x, head_dim, (100 - split_heads(x, head_dim)).contiguous()
+
+
+WRONG_JOINS = {
+    "join_heads goes straight to the final shape, which strings together what belongs to different tokens. "
+    "Swap head and position first.": straight_back,
+    "join_heads lets the numbers of the heads take turns. The d numbers of one head should stay next to "
+    "each other.": interleaved_back,
+    "join_heads adds the heads up. They should stand next to each other, H · d numbers.": lambda x: x.sum(
+        dim=1
+    ),
+    "join_heads takes the mean of the heads. They should stand next to each other, H · d "
+    "numbers.": lambda x: x.mean(dim=1),
+}
+
+
+def with_any_join(split):
+    """A wrong split_heads is named whatever join_heads does."""
+    return [(split, join) for join in (join_heads, *WRONG_JOINS.values())]
+
+
+HEADS = Exercise(
+    right=(split_heads, join_heads),
+    run=both_ways,
+    cases=lambda draw: [
+        heads_case(torch.tensor([[[0.0, 1.0, 2.0, 3.0]]]), 2),
+        heads_case(torch.arange(8.0).view(1, 2, 4), 2),
+        heads_case(torch.arange(9.0).view(1, 3, 3), 1),
+        heads_case(torch.arange(12.0).view(2, 1, 6), 2),
+        heads_case(draw.normal(2, 3, 20), 5),
+        heads_case(draw.normal(3, 4, 10), draw.choice([2, 5])),
+    ],
+    mistakes={
+        "split_heads goes straight to the final shape, which cuts between tokens: a head gets pieces of "
+        "the wrong tokens. Cut the last dimension only, then swap position and head.": with_any_join(
+            straight
+        ),
+        "split_heads takes head_dim for the number of heads. It is the length of each piece.": [
+            *with_any_join(lambda x, head_dim: cut(x, x.size(-1) // head_dim).transpose(1, 2)),
+            *with_any_join(lambda x, head_dim: straight(x, x.size(-1) // head_dim)),
+        ],
+        "split_heads deals the numbers out in turn. A head should get head_dim numbers that are "
+        "neighbours.": with_any_join(interleaved),
+        "split_heads stops at (B, T, H, d). The head should come before the position: (B, H, T, "
+        "d).": with_any_join(cut),
+        "split_heads puts the heads before the batch. The batch comes first: (B, H, T, d).": with_any_join(
+            lambda x, head_dim: cut(x, head_dim).permute(2, 0, 1, 3)
+        ),
+        **{words: (split_heads, join) for words, join in WRONG_JOINS.items()},
+    },
+    signs={
+        "split_heads has other numbers in its result than in x. It should only put them in another "
+        "order.": lambda case, got, expected: (
+            not torch.equal(
+                *(each["split_heads(x, head_dim)"].flatten().sort()[0] for each in (got, expected))
+            )
+        ),
+        "join_heads has other numbers in its result than in x. It should only put them in another "
+        "order.": lambda case, got, expected: (
+            not torch.equal(*(each["join_heads(heads)"].flatten().sort()[0] for each in (got, expected)))
+        ),
+    },
+)
+
+
+# ---------------------------------------------------------------- 3.7 grouped queries
+
+
+def grouped_attention(q, k, v):
+    return fused_attention(q, k, v)
+
+
+def shared(spread_k, spread_v=None):
+    """Attention whose k and v get as many heads as q by spread(t, times)."""
+
+    def attend(q, k, v):
+        times = q.size(1) // k.size(1)
+        return F.scaled_dot_product_attention(q, spread_k(k, times), (spread_v or spread_k)(v, times))
+
+    return attend
+
+
+def in_blocks(t, times):
+    return t.repeat_interleave(times, dim=1)
+
+
+def in_turn(t, times):
+    return t.repeat(1, times, 1, 1)
+
+
+def mean_of_heads(t, times):
+    return t.mean(dim=1, keepdim=True).expand(-1, times * t.size(1), -1, -1)
+
+
+def first_head(t, times):
+    return t[:, :1].expand(-1, times * t.size(1), -1, -1)
+
+
+def mean_queries(q, k, v):
+    groups = q.unflatten(1, (k.size(1), -1))  # (B, H, T, d) -> (B, Hkv, H / Hkv, T, d)
+    q = groups.mean(2, keepdim=True).expand_as(groups).flatten(1, 2)
+    return fused_attention(q, k, v)
+
+
+def all_keys(q, k, v):
+    k, v = (t.flatten(1, 2)[:, None].expand(-1, q.size(1), -1, -1) for t in (k, v))
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+def by_hand(q, k, v, root):
+    k, v = (in_blocks(t, q.size(1) // t.size(1)) for t in (k, v))
+    return softmax(q @ k.transpose(-2, -1) / root, -1) @ v
+
+
+def over_the_queries(q, k, v):
+    k, v = (in_blocks(t, q.size(1) // t.size(1)) for t in (k, v))
+    return softmax(q @ k.transpose(-2, -1) / math.sqrt(q.size(-1)), -2) @ v
+
+
+def wrong_quotient(q, k, v):
+    heads = [head // k.size(1) for head in range(q.size(1))]
+    k, v = (torch.stack([t[:, head] for head in heads], dim=1) for t in (k, v))
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+def fewest_heads(q, k, v):
+    return F.scaled_dot_product_attention(q[:, : k.size(1)], k, v)
+
+
+def top_left(q, k, v):
+    """As is_causal=True has it: the first query at the first key."""
+    k, v = (in_blocks(t, q.size(1) // t.size(1)) for t in (k, v))
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+
+def drawn_groups(draw, B, H, Hkv, T, S, d):
+    return draw.normal(B, H, T, d), draw.normal(B, Hkv, S, d), 3 * draw.normal(B, Hkv, S, d)
+
+
+GROUPS = Exercise(
+    right=grouped_attention,
+    cases=lambda draw: [
+        (torch.zeros(1, 4, 1, 1), torch.zeros(1, 2, 1, 1), torch.tensor([10.0, 20.0]).view(1, 2, 1, 1)),
+        (
+            torch.tensor([1.0, 2.0, 1.0, 2.0]).view(1, 4, 1, 1),
+            torch.tensor([[0.0, 1.0], [2.0, 0.0]]).view(1, 2, 2, 1),
+            torch.tensor([[10.0, 20.0], [30.0, 40.0]]).view(1, 2, 2, 1),
+        ),
+        drawn_groups(draw, 1, 2, 2, 5, 6, 5),
+        drawn_groups(draw, 2, 3, 1, 4, 7, 5),
+        drawn_groups(draw, 2, 6, 3, 4, 5, 7),
+        drawn_groups(draw, 2, 6, 2, 5, 7, 3),
+    ],
+    mistakes={
+        "The query heads take the key/value heads in turn: 0, 1, 0, 1. Neighbours should share: 0, 0, 1, "
+        "1.": shared(in_turn),
+        "The heads of k are in another order than those of v. A query head should take keys and values "
+        "from the same head.": [shared(in_blocks, in_turn), shared(in_turn, in_blocks)],
+        "Every query head looks into the first key/value head.": shared(first_head),
+        "The key/value heads are averaged, so all query heads see the same. Each group should have its "
+        "own.": shared(mean_of_heads),
+        "The query heads of a group are averaged, so they all ask the same. Only keys and values are "
+        "shared.": mean_queries,
+        "Each query head looks into the keys of all heads, in one softmax. It should look into one "
+        "head.": all_keys,
+        "Some keys are hidden from the queries. There is no mask here: every query sees every key.": [
+            top_left,
+            lambda q, k, v: fused_attention(q, k, v, causal=True),
+        ],
+        "The scores are not divided by the root of d.": lambda q, k, v: by_hand(q, k, v, 1),
+        "The scores are divided by d, and not by its root.": lambda q, k, v: by_hand(q, k, v, q.size(-1)),
+        "The softmax goes over the queries. Each query should have weights with the sum 1, over the "
+        "keys.": over_the_queries,
+        "Query head h looks into head h // Hkv. As many query heads share a head as H // Hkv says, so divide "
+        "h by that.": wrong_quotient,
+        "Only the first Hkv of the query heads are used. The result should have all H of them.": fewest_heads,
+    },
+    signs={
+        "Where there is only one key, its value should come out, whatever the query "
+        "is.": lambda case, got, expected: case[1].size(2) == 1,
+        "With one key/value head for every query head it should be ordinary "
+        "attention.": lambda case, got, expected: case[0].size(1) == case[1].size(1),
+        "Some heads are right and others are not. Query head h should look into key/value head h // (H // "
+        "Hkv).": lambda case, got, expected: any(
+            torch.allclose(a, b, atol=1e-4) for a, b in zip(got.unbind(1), expected.unbind(1))
+        ),
+    },
+)
+
+
+# ---------------------------------------------------------------- 3.8 the sliding window
+
+
+def distances(T):
+    return torch.arange(T)[:, None] - torch.arange(T)
+
+
+WINDOW = Exercise(
+    right=sliding_window_mask,
+    cases=lambda draw: [
+        (1, 1),
+        (2, 1),
+        (3, 1),
+        (3, 2),
+        (5, 2),
+        (6, 3),
+        (3, 5),
+        (draw.whole(9, 12), draw.whole(2, 4)),
+        (draw.whole(11, 13), draw.whole(3, 5)),
+    ],
+    mistakes={
+        "Each query sees one key too many: its own position is one of the `window`.": lambda T, window: (
+            sliding_window_mask(T, window + 1)
+        ),
+        "Each query sees one key too few, the one furthest back.": lambda T, window: (
+            causal_mask(T) & (distances(T) < window - 1)
+        ),
+        "A query does not see its own position, which should count as one of the `window`.": [
+            lambda T, window: (distances(T) > 0) & (distances(T) < window),
+            lambda T, window: (distances(T) > 0) & (distances(T) <= window),
+        ],
+        "The window reaches into the future too. It should end at the query's own position.": [
+            lambda T, window: distances(T).abs() < window,
+            lambda T, window: distances(T).abs() <= window,
+            lambda T, window: distances(T) < window,
+        ],
+        "The window lies in the future: rows are queries, columns are keys, and the past is on the "
+        "left.": lambda T, window: sliding_window_mask(T, window).T,
+        "There is no window: this is the causal mask, and sees all of the past.": lambda T, window: (
+            causal_mask(T)
+        ),
+        "True should mean that a query may look; here it means that it may not.": lambda T, window: (
+            ~sliding_window_mask(T, window)
+        ),
+        "What is far back can be seen and what is near cannot: the comparison with `window` is the wrong "
+        "way round.": [
+            lambda T, window: distances(T) >= window,
+            lambda T, window: distances(T) > window,
+        ],
+        "The text is cut into blocks of `window` positions. The window should move along with each "
+        "query.": lambda T, window: (
+            causal_mask(T) & (torch.arange(T)[:, None] // window == torch.arange(T) // window)
+        ),
+        "Every query sees the first `window` positions. The window should end at the query's own.": [
+            lambda T, window: causal_mask(T) & (torch.arange(T) < window),
+            lambda T, window: (torch.arange(T) < window).expand(T, T),
+        ],
+        "A single key is seen in each row. All of the last `window` positions should be.": lambda T, window: (
+            distances(T) == window - 1
+        ),
+        "The table holds numbers; make it bool, with True where a query may look.": [
+            lambda T, window: sliding_window_mask(T, window).float(),
+            lambda T, window: sliding_window_mask(T, window).long(),
+            lambda T, window: torch.zeros(T, T).masked_fill(~sliding_window_mask(T, window), -math.inf),
+        ],
+    },
+    signs={
+        "Some query may see a key after it. Above the diagonal everything should be "
+        "False.": lambda case, got, expected: bool((got & ~causal_mask(case[0])).any()),
+        "The first rows are wrong: where there are fewer than `window` positions, all of them are "
+        "seen.": lambda case, got, expected: (
+            not torch.equal(got[: case[1]], expected[: case[1]])
+            and torch.equal(got[case[1] :], expected[case[1] :])
+        ),
+        "Some query sees more than `window` keys.": lambda case, got, expected: bool(
+            (got.sum(-1) > case[1]).any()
+        ),
+        "Some query sees fewer keys than it may.": lambda case, got, expected: bool(
+            (got.sum(-1) < expected.sum(-1)).any()
+        ),
+    },
+)
+
+
+# ---------------------------------------------------------------- 3.9 multi-head attention
+
+
+def multi_head_attention(x, w_q, w_k, w_v, w_o, n_heads):
+    with torch.device("meta"):  # a layer without numbers of its own
+        layer = library.MultiHeadAttention(x.size(-1), n_heads, head_dim=w_q.size(0) // n_heads)
+    names = ("q_proj.weight", "k_proj.weight", "v_proj.weight", "out_proj.weight")
+    return functional_call(layer, dict(zip(names, (w_q, w_k, w_v, w_o))), (x,))
+
+
+def triangle(scores, diagonal=0):
+    return torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril(diagonal)
+
+
+def causal_weights(scores):
+    return weigh(scores, triangle(scores))
+
+
+def layer(
+    project=F.linear, out=F.linear, split=split_heads, weights=causal_weights, root="d", join=join_heads
+):
+    """A multi-head layer in which something may be done in another way."""
+
+    def attend(x, w_q, w_k, w_v, w_o, n_heads):
+        head_dim = w_q.size(0) // n_heads
+        divisor = {"d": head_dim, "D": x.size(-1), "T": x.size(1), "1": 1, "d²": head_dim**2, "H": n_heads}[
+            root
+        ]
+        q, k, v = (split(project(x, w), head_dim) for w in (w_q, w_k, w_v))
+        scores = q @ k.transpose(-2, -1) / math.sqrt(divisor)
+        return out(join(weights(scores) @ v), w_o)
+
+    return attend
+
+
+def untransposed(x, w):
+    """x @ w where that fits."""
+    return x @ w if w.size(0) == w.size(1) else x @ w.T
+
+
+def d_model_cut(x, w_q, w_k, w_v, w_o, n_heads):
+    """The right layer for H * d = D; otherwise it stops with PyTorch's error."""
+    w_q, w_k, w_v, w_o = (w.view(x.size(-1), x.size(-1)) for w in (w_q, w_k, w_v, w_o))
+    return multi_head_attention(x, w_q, w_k, w_v, w_o, n_heads)
+
+
+def several(**options):
+    """The same mistake with other options, for the ways in which it is made in several places at once."""
+    names = list(options)
+    choices = [dict()]
+    for name in names:
+        choices = [{**choice, name: option} for choice in choices for option in options[name]]
+    return [layer(**choice) for choice in choices]
+
+
+def swapped(a, b):
+    """The layer with two of its matrices in each other's place."""
+
+    def attend(x, *arguments):
+        matrices, n_heads = list(arguments[:4]), arguments[4]
+        matrices[a], matrices[b] = matrices[b], matrices[a]
+        return multi_head_attention(x, *matrices, n_heads)
+
+    return attend
+
+
+def drawn_layer(draw, B, T, D, n_heads, head_dim):
+    width = n_heads * head_dim
+    x, into = draw.normal(B, T, D), [draw.normal(width, D) / math.sqrt(D) * 2 for _ in range(3)]
+    return x, *into, draw.normal(D, width) / math.sqrt(width), n_heads
+
+
+def small_layer(n_heads):
+    """A layer of three tokens with two numbers each; no two of its matrices are equal."""
+    x = torch.tensor([[[1.0, 1.0], [0.0, 2.0], [1.0, -1.0]]])
+    w_q, w_k = torch.tensor([[1.0, 0.0], [1.0, 1.0]]), torch.tensor([[0.0, 1.0], [2.0, 1.0]])
+    w_v, w_o = torch.tensor([[1.0, 2.0], [3.0, 5.0]]), torch.tensor([[1.0, -1.0], [0.0, 2.0]])
+    return x, w_q, w_k, w_v, w_o, n_heads
+
+
+def one_token(w_v, w_o):
+    return torch.tensor([[[1.0, 0.0]]]), torch.eye(2), torch.eye(2), w_v, w_o, 1
+
+
+MULTI_HEAD = Exercise(
+    right=multi_head_attention,
+    cases=lambda draw: [
+        one_token(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.eye(2)),
+        one_token(torch.eye(2), torch.tensor([[1.0, 2.0], [3.0, 4.0]])),
+        small_layer(1),
+        small_layer(2),
+        drawn_layer(draw, 2, 5, 8, 4, 2),
+        drawn_layer(draw, 3, 4, 10, 2, 5),
+        drawn_layer(draw, 2, 4, 8, 2, 3),
+    ],
+    mistakes={
+        "x is multiplied by the matrices as they are. They are stored as (out, in), so their transposes "
+        "are needed.": several(project=[untransposed], out=[untransposed, F.linear]),
+        "The last product takes w_o as it is. It is stored as (out, in), so its transpose is needed.": layer(
+            out=untransposed
+        ),
+        "The product with w_o is missing at the end.": layer(out=lambda y, w: y),
+        "There is no causal mask: every token sees the later ones.": layer(
+            weights=lambda scores: softmax(scores, -1)
+        ),
+        "The mask is upside down: each token sees the future only.": [
+            layer(weights=lambda scores: weigh(scores, ~triangle(scores))),
+            layer(weights=lambda scores: weigh(scores, ~triangle(scores), after=False)),
+            layer(weights=lambda scores: weigh(scores, ~triangle(scores), -math.inf, after=False)),
+            layer(weights=lambda scores: weigh(scores, ~triangle(scores, -1))),
+        ],
+        "No token sees itself: the diagonal of the mask should be allowed.": [
+            layer(weights=lambda scores: weigh(scores, triangle(scores, -1))),
+            layer(weights=lambda scores: weigh(scores, triangle(scores, -1), after=False)),
+            layer(weights=lambda scores: weigh(scores, triangle(scores, -1), -math.inf, after=False)),
+        ],
+        "The mask comes after the softmax, so its total counts the future and leaks it.": layer(
+            weights=lambda scores: softmax(scores, -1) * triangle(scores)
+        ),
+        "A forbidden score becomes 0, or nearly, and exp(0) is 1: it still gets a share.": layer(
+            weights=lambda scores: softmax(scores * triangle(scores), -1)
+        ),
+        "The softmax goes over the queries. It should go over the keys, the last dimension.": layer(
+            weights=lambda scores: softmax(scores.masked_fill(~triangle(scores), -1e9), -2)
+        ),
+        "The scores are not divided by the root of d.": layer(root="1"),
+        "The scores are divided by d, and not by its root.": layer(root="d²"),
+        "The scores are divided by the root of d_model. Each head has vectors of head_dim numbers.": layer(
+            root="D"
+        ),
+        "The heads are cut by going straight to (B, H, T, d), which mixes up the tokens. Cut the last "
+        "dimension first, then swap position and head.": several(
+            split=[straight], join=[join_heads, straight_back]
+        ),
+        "The heads are joined by going straight to the final shape, which mixes up the tokens. Swap head "
+        "and position first.": layer(join=straight_back),
+        "The numbers are dealt out to the heads in turn. A head should get d numbers that are "
+        "neighbours.": several(split=[interleaved], join=[join_heads, interleaved_back]),
+        "n_heads is used as the length of a head. It is how many there are.": several(
+            split=[lambda x, d: split_heads(x, x.size(-1) // d)], root=["H", "d"]
+        ),
+        "There is only one head: all numbers go into one softmax.": [
+            layer(split=lambda x, d: x[:, None]),
+            layer(split=lambda x, d: x[:, None], root="D"),
+        ],
+        "H · d is taken to be D, and need not be: head_dim is the number of rows of w_q, divided by "
+        "n_heads.": d_model_cut,
+        "The heads of one token look at each other. Swap head and position first, so that the tokens do.": [
+            layer(split=cut, join=lambda y: y.flatten(-2)),
+            layer(split=cut, join=lambda y: y.flatten(-2), weights=lambda scores: softmax(scores, -1)),
+        ],
+        "Queries and keys have changed places.": swapped(0, 1),
+        "Keys and values have changed places.": swapped(1, 2),
+        "The queries serve as keys too. Keys have a matrix of their own, "
+        "w_k.": lambda x, w_q, w_k, w_v, w_o, n_heads: multi_head_attention(x, w_q, w_q, w_v, w_o, n_heads),
+        "The keys serve as values too. Values have a matrix of their own, "
+        "w_v.": lambda x, w_q, w_k, w_v, w_o, n_heads: multi_head_attention(x, w_q, w_k, w_k, w_o, n_heads),
+    },
+    signs={
+        "A single token should give x times w_v transposed, times w_o transposed, whatever the scores "
+        "are.": lambda case, got, expected: case[0].size(1) == 1,
+        "It is right where H · d is D, and wrong here, where it is not. Where does it use D instead of H · "
+        "d?": lambda case, got, expected: case[1].size(0) != case[0].size(-1),
+        "The first token is wrong already. It sees only itself, so its output is its value, times "
+        "w_o.": lambda case, got, expected: not torch.allclose(got[:, 0], expected[:, 0], atol=1e-4),
+        "It is right with one head. With several something is wrong: how they are cut, or how they are "
+        "joined.": lambda case, got, expected: case[5] > 1,
+        "The first token is right and later ones are not. Look at the scores, the mask and the "
+        "softmax.": lambda case, got, expected: torch.allclose(got[:, 0], expected[:, 0], atol=1e-4),
+    },
+)
+
+
+# ---------------------------------------------------------------- 3.10 padding and a cache
+
+
+def batch_mask(real, T):
+    return causal_mask(T, real.size(1), real.device)[None, None] & real[:, None, None]
+
+
+def causal(real, T, diagonal=None):
+    """(1, 1, T, S): the triangle whose last query stands at the last key, or with another diagonal."""
+    S = real.size(1)
+    diagonal = S - T if diagonal is None else diagonal
+    return torch.ones(1, 1, T, S, dtype=torch.bool, device=real.device).tril(diagonal)
+
+
+def spread(mask, real, T):
+    return mask.expand(real.size(0), 1, T, real.size(1))
+
+
+def keys_of(real):
+    return real[:, None, None]
+
+
+def queries_of(real, T):
+    return real[:, None, real.size(1) - T :, None]
+
+
+def bools(*rows):
+    return torch.tensor(rows, dtype=torch.bool)
+
+
+def drawn_batch(draw, B, S, T):
+    """Texts of which the first is all real, the second padded at its start and the third at its end."""
+    real = draw.normal(B, S) > -0.5
+    real[0], real[1, 0], real[1, -1], real[2, -1], real[2, 0] = True, False, True, False, True
+    return real, T
+
+
+BATCH_MASK = Exercise(
+    right=batch_mask,
+    cases=lambda draw: [
+        (bools([1]), 1),
+        (bools([1, 1]), 2),
+        (bools([1, 1]), 1),
+        (bools([1, 1, 1]), 3),
+        (bools([1, 0]), 2),
+        (bools([0, 1]), 2),
+        (bools([0, 1, 1, 1]), 2),
+        (bools([1, 1, 1], [0, 1, 1]), 3),
+        drawn_batch(draw, 3, 6, 4),
+        drawn_batch(draw, 4, 5, 5),
+        drawn_batch(draw, 3, 7, 3),
+    ],
+    mistakes={
+        "Only padding is hidden, so every query sees the future. Combine it with the causal "
+        "rule.": lambda real, T: spread(keys_of(real), real, T),
+        "Only the future is hidden. Padding can be seen.": lambda real, T: spread(causal(real, T), real, T),
+        "The two rules are joined by *or*. A key has to be real *and* not in the future.": lambda real, T: (
+            causal(real, T) | keys_of(real)
+        ),
+        "The first query stands at the first key. The queries are the last T positions, so the last one "
+        "stands at the last key.": lambda real, T: causal(real, T, 0) & keys_of(real),
+        "A query does not see its own position.": lambda real, T: (
+            causal(real, T, real.size(1) - T - 1) & keys_of(real)
+        ),
+        "A query sees the key right after it too.": lambda real, T: (
+            causal(real, T, real.size(1) - T + 1) & keys_of(real)
+        ),
+        "The rows of padding are emptied, and padding can be seen: `real` should decide about columns, "
+        "which are keys.": lambda real, T: causal(real, T) & queries_of(real, T),
+        "The rows of padding are emptied too. They follow the same rule as the others: only keys are "
+        "hidden.": lambda real, T: batch_mask(real, T) & queries_of(real, T),
+        "True should mean that a query may look; here it means that it may not.": lambda real, T: (
+            ~batch_mask(real, T)
+        ),
+        "True in `real` is taken for padding. It stands for a real token.": lambda real, T: (
+            causal(real, T) & keys_of(~real)
+        ),
+        "The table lies on its side, with the past hidden and the future in sight. Rows are queries and "
+        "columns are keys.": lambda real, T: (
+            torch.ones_like(causal(real, T)).triu(real.size(1) - T) & keys_of(real)
+        ),
+        "The dimension for the heads is missing: the shape should be (B, 1, T, S), with a "
+        "1.": lambda real, T: batch_mask(real, T)[:, 0],
+        "A position counts as padding when any text has padding there. Each text should have its own "
+        "mask.": lambda real, T: spread(causal(real, T) & keys_of(real.all(dim=0, keepdim=True)), real, T),
+        "The columns are the queries' own positions only. There should be one for each of the S "
+        "keys.": lambda real, T: batch_mask(real, T)[..., real.size(1) - T :],
+        "There is a row for each of the S positions. Only the last T of them ask.": lambda real, T: (
+            batch_mask(real, real.size(1))
+        ),
+        "The table holds numbers; make it bool, with True where a query may look.": [
+            lambda real, T: batch_mask(real, T).float(),
+            lambda real, T: batch_mask(real, T).long(),
+            lambda real, T: torch.zeros(batch_mask(real, T).shape, device=real.device).masked_fill(
+                ~batch_mask(real, T), -math.inf
+            ),
+        ],
+    },
+    signs={
+        "Some query sees padding.": lambda case, got, expected: bool((got & ~keys_of(case[0])).any()),
+        "Some query sees a key after its own position. Query i stands at position S - T + "
+        "i.": lambda case, got, expected: bool((got & ~causal(*case)).any()),
+        "Some query does not see a key that is real and not after it.": lambda case, got, expected: bool(
+            (expected & ~got).any()
+        ),
+    },
+)
+
+check = checker(
+    {
+        "3.1": AVERAGE,
+        "3.2": SOFTMAX,
+        "3.3": CAUSAL_MASK,
+        "3.4": LOOPS,
+        "3.5": ATTENTION,
+        "3.6": HEADS,
+        "3.7": GROUPS,
+        "3.8": WINDOW,
+        "3.9": MULTI_HEAD,
+        "3.10": BATCH_MASK,
+    }
+)
