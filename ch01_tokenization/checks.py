@@ -69,7 +69,8 @@ CHARACTERS = Exercise(
         character_case(letters(draw, "nopqrstuvw", 40, 50), letters(draw, "nopuvwxyz", 9, 15)),
     ],
     mistakes={
-        "Ids go by the first place of a character in the text; they should go by the sorted order of the characters.": (
+        "Ids go by the first place of a character in the text; they should go by the sorted order of "
+        "the characters.": (
             lambda text: numbered(dict.fromkeys(text)),
             encode,
         ),
@@ -77,7 +78,8 @@ CHARACTERS = Exercise(
             (lambda text: numbered(set(text)), encode),
             (lambda text: numbered({character for character in text}), encode),
         ],
-        "A character that comes twice is numbered twice, which leaves holes in the ids; take each character once.": [
+        "A character that comes twice is numbered twice, which leaves holes in the ids; take each "
+        "character once.": [
             (lambda text: numbered(sorted(text)), encode),
             (lambda text: numbered(text), encode),
         ],
@@ -98,7 +100,8 @@ CHARACTERS = Exercise(
             vocabulary,
             lambda text, ids: [ids[character] for character in text],
         ),
-        "A character that has no id is left out; it should become the id len(ids), so that its place is kept.": (
+        "A character that has no id is left out; it should become the id len(ids), so that its place "
+        "is kept.": (
             vocabulary,
             lambda text, ids: [ids[character] for character in text if character in ids],
         ),
@@ -124,9 +127,8 @@ CHARACTERS = Exercise(
         "encode should give one id for each character of the text.": lambda case, got, expected: (
             len(got["encode(other, ids)"]) != len(case[1])
         ),
-        "The vocabulary should have each character of the text once, and no others.": lambda case, got, expected: (
-            set(got["vocabulary(text)"]) != set(case[0])
-        ),
+        "The vocabulary should have each character of the "
+        "text once, and no others.": lambda case, got, expected: set(got["vocabulary(text)"]) != set(case[0]),
     },
 )
 
@@ -170,9 +172,8 @@ BYTES = Exercise(
     ],
     mistakes={
         "It counts characters; an é is one character and two bytes.": len,
-        "A character that is not ASCII is taken for two bytes; there are also some of three and four.": by_limits(
-            0x80
-        ),
+        "A character that is not ASCII is taken for two bytes; there "
+        "are also some of three and four.": by_limits(0x80),
         "No character gets more than three bytes; those from U+10000 on have four.": by_limits(0x80, 0x800),
         "A code point below 256 is taken for one byte; in UTF-8 one byte ends at 127.": [
             by_limits(0x100, 0x800, 0x10000),
@@ -181,7 +182,8 @@ BYTES = Exercise(
             lambda text: sum((ord(character).bit_length() + 7) // 8 for character in text),
             lambda text: sum(max(1, (ord(character).bit_length() + 7) // 8) for character in text),
         ],
-        "A limit is off by one: the last code points of one, two and three bytes are U+007F, U+07FF and U+FFFF.": [
+        "A limit is off by one: the last code points of one, two and three bytes are U+007F, U+07FF "
+        "and U+FFFF.": [
             by_limits(*limits)
             for off in (-1, 1)
             for limits in (
@@ -190,6 +192,19 @@ BYTES = Exercise(
                 (0x80, 0x800 + off, 0x10000),
                 (0x80, 0x800, 0x10000 + off),
             )
+        ],
+        "Several rows of the table are added for one character; each character falls into one row.": [
+            lambda text: (
+                sum(
+                    sum(ord(c) < limit and n for n, limit in ((1, 0x80), (2, 0x800), (3, 0x10000)))
+                    for c in text
+                )
+                + 4 * sum(ord(c) >= 0x10000 for c in text)
+            ),
+            lambda text: sum(
+                sum(n for n, limit in ((1, 0), (2, 0x80), (3, 0x800), (4, 0x10000)) if ord(c) >= limit)
+                for c in text
+            ),
         ],
         "Only the first character is counted; add up those of the whole text.": lambda text: count_bytes(
             text[:1]
@@ -206,9 +221,8 @@ BYTES = Exercise(
         ],
     },
     signs={
-        "It has fewer bytes than characters; each character takes at least one.": lambda case, got, expected: (
-            got < len(case[0])
-        ),
+        "It has fewer bytes than characters; each "
+        "character takes at least one.": lambda case, got, expected: got < len(case[0]),
         "It has more than four bytes for each character; four is the most.": lambda case, got, expected: (
             got > 4 * len(case[0])
         ),
@@ -239,6 +253,12 @@ def apart_pairs(word):
     while place < len(word) - 1:
         yield word[place : place + 2]
         place += 2 if place < len(word) - 2 and word[place : place + 2] == word[place + 1 : place + 3] else 1
+
+
+def no_count_yet(words):
+    if count_pairs(words):
+        raise KeyError
+    return {}
 
 
 def run_count(answer, words):
@@ -301,9 +321,8 @@ PAIRS = Exercise(
         "The order of the two tokens is lost; (a, b) and (b, a) are different pairs.": lambda words: (
             count_pairs(words, key=lambda pair: tuple(sorted(pair)))
         ),
-        "The key is the two tokens joined; it should be the tuple (left, right), since ab c and a bc are different pairs.": (
-            lambda words: count_pairs(words, key=lambda pair: pair[0] + pair[1])
-        ),
+        "The key is the two tokens joined; it should be the tuple (left, right), since ab c and a bc "
+        "are different pairs.": (lambda words: count_pairs(words, key=lambda pair: pair[0] + pair[1])),
         "The last pair of each word is missing.": lambda words: count_pairs(
             words, pairs=lambda word: zip(word, word[1:-1])
         ),
@@ -316,6 +335,8 @@ PAIRS = Exercise(
         "Tokens are taken two by two; a token is in two pairs, one with each neighbour.": lambda words: (
             count_pairs(words, pairs=lambda word: zip(word[::2], word[1::2]))
         ),
+        "A pair that is met for the first time has no count yet, and adding to it is a KeyError; "
+        "begin with 0.": no_count_yet,
         "It counts tokens, and should count pairs of neighbours.": lambda words: count_pairs(
             words, pairs=lambda word: word
         ),
@@ -328,8 +349,9 @@ PAIRS = Exercise(
             not set(got) <= set(expected)
         ),
         "A pair of the words is missing.": lambda case, got, expected: set(got) < set(expected),
-        "The counts are too small: add up the counts of all words and all places.": lambda case, got, expected: (
-            all(got[pair] <= count for pair, count in expected.items())
+        "The counts are too small: add up the counts of "
+        "all words and all places.": lambda case, got, expected: all(
+            got[pair] <= count for pair, count in expected.items()
         ),
     },
 )
@@ -387,6 +409,33 @@ def last_is_lost(tokens, pair):
     return merged
 
 
+def last_is_lost_and_right_stays(tokens, pair):
+    return right_half_stays(tokens, pair)[:-1]
+
+
+def beyond_the_end(tokens, pair):
+    merged = merge_pair(tokens, pair)
+    if tokens and (merged[-1] == tokens[-1]):
+        raise IndexError
+    return merged
+
+
+def shortened(tokens, pair):
+    tokens = list(tokens)
+    for place in range(len(tokens) - 1):
+        if (tokens[place], tokens[place + 1]) == pair:
+            tokens[place : place + 2] = [pair[0] + pair[1]]
+    return tokens
+
+
+def shortened_later(tokens, pair):
+    tokens = list(tokens)
+    for place in range(len(tokens) - 1):
+        if tokens[place] == pair[0] and tokens[place + 1] == pair[1]:
+            tokens[place : place + 2] = [pair[0] + pair[1]]
+    return tokens
+
+
 def when(fits):
     """Two wrong answers: the tokens that are there become one, or the pair's bytes take their place."""
     return [
@@ -413,11 +462,13 @@ MERGE = Exercise(
         (split("a b"), (b"a", b"b")),
         (split("b a"), (b"a", b"b")),
         (split("a b c"), (b"a", b"b")),
+        (split("c a b"), (b"a", b"b")),
         (split("a b a b"), (b"a", b"b")),
         (split("a a a"), (b"a", b"a")),
         (split("a a a a"), (b"a", b"a")),
         (split("a bc"), (b"ab", b"c")),
         (split("c b d"), (b"a", b"b")),
+        ([b" a", b"b c"], (b" a", b"b c")),
         (split("a"), (b"a", b"a")),
         ([], (b"a", b"b")),
         (split("ab c ab c ab"), (b"ab", b"c")),
@@ -434,7 +485,8 @@ MERGE = Exercise(
         "Only the first occurrence is merged; merge all of them.": lambda tokens, pair: merge_pair(
             tokens, pair, most=1
         ),
-        "It compares the bytes of the two tokens joined; a bc is another pair than ab c, though it spells the same.": (
+        "It compares the bytes of the two tokens joined; a bc is another pair than ab c, though it "
+        "spells the same.": (
             lambda tokens, pair: merge_pair(
                 tokens, pair, lambda left, right: left + right == pair[0] + pair[1]
             )
@@ -451,7 +503,9 @@ MERGE = Exercise(
         "One matching half is enough for it; both must be those of the pair.": when(
             lambda left, right, pair: left == pair[0] or right == pair[1]
         ),
-        "The last token is lost when it is not merged.": last_is_lost,
+        "The last token is lost when it is not merged.": [last_is_lost, last_is_lost_and_right_stays],
+        "It asks what stands behind the last token, where nothing is.": beyond_the_end,
+        "It shortens the list and still goes on to where it ended before.": [shortened, shortened_later],
         "The pair is put in as a tuple; its two tokens should be joined into one.": [
             lambda tokens, pair: merge_pair(tokens, pair, made=pair),
             lambda tokens, pair: merge_pair(tokens, pair, made=list(pair)),
@@ -463,9 +517,8 @@ MERGE = Exercise(
         "Nothing is merged.": lambda tokens, pair: list(tokens),
     },
     signs={
-        "Bytes are lost or added: joined, the tokens should give the same bytes as before.": lambda case, got, expected: (
-            b"".join(got) != b"".join(case[0])
-        ),
+        "Bytes are lost or added: joined, the tokens should "
+        "give the same bytes as before.": lambda case, got, expected: b"".join(got) != b"".join(case[0]),
         "The pair still stands somewhere in the result.": lambda case, got, expected: (
             case[1] in zip(got, got[1:])
         ),
@@ -583,24 +636,23 @@ TRAINER = Exercise(
         "A tie goes to the pair that was counted first; it should go to the pair that sorts last.": (
             lambda words, n: trained(words, n, choose=lambda counts: max(counts, key=counts.get))
         ),
-        "A tie goes to the pair that sorts first; it should go to the one that sorts last.": lambda words, n: (
-            trained(words, n, choose=lambda counts: min(counts, key=lambda pair: (-counts[pair], pair)))
+        "A tie goes to the pair that sorts first; it should go "
+        "to the one that sorts last.": lambda words, n: trained(
+            words, n, choose=lambda counts: min(counts, key=lambda pair: (-counts[pair], pair))
         ),
-        "A tie goes by the bytes of the joined token; compare the pairs (left, right) themselves.": lambda words, n: (
-            trained(
-                words,
-                n,
-                choose=lambda counts: max(counts, key=lambda pair: (counts[pair], pair[0] + pair[1])),
-            )
+        "A tie goes by the bytes of the joined token; compare the "
+        "pairs (left, right) themselves.": lambda words, n: trained(
+            words,
+            n,
+            choose=lambda counts: max(counts, key=lambda pair: (counts[pair], pair[0] + pair[1])),
         ),
         "A tie goes to the longer token; it should go to the pair that sorts last.": lambda words, n: trained(
             words,
             n,
             choose=lambda counts: max(counts, key=lambda pair: (counts[pair], len(pair[0] + pair[1]), pair)),
         ),
-        "The pair that sorts last comes first; counts should decide, and the order only among equals.": lambda words, n: (
-            trained(words, n, choose=max)
-        ),
+        "The pair that sorts last comes first; counts should decide, "
+        "and the order only among equals.": lambda words, n: trained(words, n, choose=max),
         "The rarest pair comes first; it should be the most frequent one.": [
             lambda words, n: trained(
                 words, n, choose=lambda counts: min(counts, key=lambda pair: (counts[pair], pair))
@@ -613,9 +665,8 @@ TRAINER = Exercise(
         "A pair that comes several times in a word counts once; every place counts.": lambda words, n: (
             trained(words, n, pairs=lambda word: set(zip(word, word[1:])))
         ),
-        "Overlapping pairs count once; in aaa both pairs count, though only one can be merged.": lambda words, n: (
-            trained(words, n, pairs=apart_pairs)
-        ),
+        "Overlapping pairs count once; in aaa both pairs count, "
+        "though only one can be merged.": lambda words, n: trained(words, n, pairs=apart_pairs),
         "Pairs cross from one word into the next; count and merge inside of each word.": [
             joined_words,
             lambda words, n: joined_words(words, n, lambda count: 1),
@@ -624,7 +675,8 @@ TRAINER = Exercise(
             stale,
             lambda words, n: trained(words, n, merge=lambda word, pair: word),
         ],
-        "The pairs that a merge breaks up stay in the counts; count the words as they are after each merge.": [
+        "The pairs that a merge breaks up stay in the counts; count the words as they are after each "
+        "merge.": [
             never_subtracted,
             lambda words, n: never_subtracted(words, n, every=True),
         ],
@@ -639,20 +691,30 @@ TRAINER = Exercise(
         "Only the first occurrence of the pair in each word is merged; merge all of them.": lambda words, n: (
             trained(words, n, merge=lambda word, pair: merge_pair(word, pair, most=1))
         ),
-        "It returns the new tokens; it should return the pairs (left, right) that make them.": lambda words, n: [
+        "The last token of a word is lost when a pair is merged in it; keep it.": lambda words, n: trained(
+            words, n, merge=last_is_lost
+        ),
+        "It returns the new tokens; it should return the pairs "
+        "(left, right) that make them.": lambda words, n: [
             left + right for left, right in learn_merges(words, n)
         ],
         "It learns one merge more than n_merges.": lambda words, n: trained(words, n + 1),
     },
     signs={
-        "Bytes are given as numbers; a token is bytes, so take bytes([number]).": lambda case, got, expected: (
-            any(isinstance(half, int) for pair in got for half in pair)
+        "Bytes are given as numbers; a token is bytes, "
+        "so take bytes([number]).": lambda case, got, expected: any(
+            isinstance(half, int) for pair in got for half in pair
+        ),
+        "Tokens are str; they should be bytes, since a "
+        "token may be half a character.": lambda case, got, expected: any(
+            isinstance(half, str) for pair in got for half in pair
         ),
         "The first merge should be the most frequent pair of the untouched words, and is another one.": (
             lambda case, got, expected: got[0] != expected[0]
         ),
         "A pair is learned twice.": lambda case, got, expected: len(set(got)) < len(got),
-        "The first merges are right and a later one is not: every count should be that of the words as merged so far.": (
+        "The first merges are right and a later one is not: every count should be that of the words "
+        "as merged so far.": (
             lambda case, got, expected: got[0] == expected[0] and len(got) == len(expected)
         ),
     },
@@ -704,6 +766,14 @@ def repeated(word, ranks, choose, merge=merge_pair, rounds=None):
 
 def lowest(word, ranks, **options):
     return repeated(word, ranks, lambda known: min(known, key=ranks.get), **options)
+
+
+def without_end(word, ranks, default):
+    parts = single_bytes(word)
+    while len(parts) > 1:
+        place = min(range(len(parts) - 1), key=lambda n: ranks.get((parts[n], parts[n + 1]), default))
+        parts[place : place + 2] = [parts[place] + parts[place + 1]]
+    return parts
 
 
 def longest_tokens(word, ranks):
@@ -763,7 +833,8 @@ RANKS = Exercise(
         drawn_ranks(draw, 11),
     ],
     mistakes={
-        "It merges from left to right, as it meets the pairs; ask for the lowest rank in the whole word first.": [
+        "It merges from left to right, as it meets the pairs; ask for the lowest rank in the whole "
+        "word first.": [
             greedy,
             greedy_back,
             lambda word, ranks: repeated(word, ranks, lambda known: known[0]),
@@ -772,13 +843,12 @@ RANKS = Exercise(
             lambda word, ranks: repeated(word, ranks, lambda known: max(known, key=ranks.get)),
             lambda word, ranks: replayed(word, sorted(ranks, key=ranks.get, reverse=True)),
         ],
-        "It takes the merges in the order of the dictionary; take them in the order of their ranks.": lambda word, ranks: (
-            replayed(word, ranks)
-        ),
-        "It takes the merges in the order of their spelling; take them in the order of their ranks.": lambda word, ranks: (
-            replayed(word, sorted(ranks))
-        ),
-        "It takes the longest token that fits; tokens are made by merges, the lowest rank first.": longest_tokens,
+        "It takes the merges in the order of the dictionary; take "
+        "them in the order of their ranks.": lambda word, ranks: replayed(word, ranks),
+        "It takes the merges in the order of their spelling; take "
+        "them in the order of their ranks.": lambda word, ranks: replayed(word, sorted(ranks)),
+        "It takes the longest token that fits; tokens are made by "
+        "merges, the lowest rank first.": longest_tokens,
         "The merge of rank 0 is never made: 0 counts as False in a condition.": without_zero,
         "It stops after one merge; go on until no pair of neighbours has a rank.": lambda word, ranks: lowest(
             word, ranks, rounds=1
@@ -786,6 +856,11 @@ RANKS = Exercise(
         "It stops after one place; go on until no pair of neighbours has a rank.": lambda word, ranks: lowest(
             word, ranks, rounds=1, merge=lambda parts, pair: merge_pair(parts, pair, most=1)
         ),
+        "It goes on when no pair has a rank any more; a pair without a rank is not merged.": [
+            lambda word, ranks: without_end(word, ranks, len(ranks) + 99),
+            lambda word, ranks: without_end(word, ranks, -1),
+            lambda word, ranks: without_end(word, ranks, 0),
+        ],
         "In a row of equal tokens it merges from the right; go from left to right.": lambda word, ranks: (
             lowest(word, ranks, merge=merge_from_right)
         ),
@@ -797,6 +872,9 @@ RANKS = Exercise(
         "Nothing is merged.": lambda word, ranks: single_bytes(word),
     },
     signs={
+        "The tokens should be bytes, also those of a single byte.": lambda case, got, expected: any(
+            not isinstance(token, bytes) for token in got
+        ),
         "Bytes are lost or added: joined, the tokens should give the word.": lambda case, got, expected: (
             b"".join(got) != case[0]
         ),
@@ -835,6 +913,12 @@ def joined_as_text(ids, vocab, errors):
     return "".join(vocab[index].decode("utf-8", errors) for index in ids).encode()
 
 
+def refused_by(ids, vocab, error):
+    if not set(ids) <= set(vocab):
+        raise error
+    return decode_bytes(ids, vocab)
+
+
 def by_place(ids, tokens, error):
     """Tokens by their places; an error for those that are none, and with None only for those behind the end."""
     if any(not -len(tokens) * (error is None) <= index < len(tokens) for index in ids):
@@ -862,10 +946,15 @@ DECODE = Exercise(
         drawn_ids(draw, 14),
     ],
     mistakes={
-        "An id that is not in vocab stops it with an error of another kind; it should be a ValueError.": (
-            lambda ids, vocab: b"".join([vocab[index] for index in ids])
+        "An id that is not in vocab stops it with an error of another kind; it should be a ValueError.": [
+            lambda ids, vocab, error=error: refused_by(ids, vocab, error)
+            for error in (KeyError, IndexError, TypeError, AssertionError, RuntimeError, Exception)
+        ],
+        "The error is returned as if it were a result; raise it.": lambda ids, vocab: (
+            decode_bytes(ids, vocab) if set(ids) <= set(vocab) else ValueError()
         ),
-        "An id that is not in vocab is left out; it should raise a ValueError, or the text changes silently.": [
+        "An id that is not in vocab is left out; it should raise a ValueError, or the text changes "
+        "silently.": [
             lambda ids, vocab: b"".join(vocab.get(index, b"") for index in ids),
             lambda ids, vocab: b"".join(vocab.get(index, b"") for index in reversed(ids)),
         ],
@@ -878,7 +967,8 @@ DECODE = Exercise(
             for errors in ("replace", "ignore", "strict")
         ]
         + [lambda ids, vocab: "".join(str(vocab[index], "utf-8", "replace") for index in ids)],
-        "Each token goes through text on its way, and half a character does not survive that; join the bytes.": [
+        "Each token goes through text on its way, and half a character does not survive that; join "
+        "the bytes.": [
             lambda ids, vocab, errors=errors: joined_as_text(ids, vocab, errors)
             for errors in ("replace", "ignore", "strict")
         ],
@@ -908,9 +998,8 @@ DECODE = Exercise(
         "The result is too short: each id should add the bytes of its token.": lambda case, got, expected: (
             len(got) < len(expected)
         ),
-        "The result is too long: each id should add the bytes of its token, and nothing else.": lambda case, got, expected: (
-            len(got) > len(expected)
-        ),
+        "The result is too long: each id should add the bytes of "
+        "its token, and nothing else.": lambda case, got, expected: len(got) > len(expected),
     },
 )
 
@@ -989,7 +1078,8 @@ STREAM = Exercise(
         (cut_up(draw, "數" + letters(draw, "bèन🏴", 9, 12) + "🐚", -draw.whole(1, 3)),),
     ],
     mistakes={
-        "Each chunk is decoded by itself, so a character that is cut in two becomes U+FFFD; hold its bytes back.": lambda chunks: [
+        "Each chunk is decoded by itself, so a character that is cut in two becomes U+FFFD; hold its "
+        "bytes back.": lambda chunks: [
             *[chunk.decode("utf-8", "replace") for chunk in chunks],
             "",
         ],
@@ -1001,11 +1091,11 @@ STREAM = Exercise(
             lambda chunks: [*[chunk.decode() for chunk in chunks], ""],
             lambda chunks: [*[chunk.decode() for chunk in chunks]],
         ],
-        "All that is held back waits until every byte of it can be decoded; the whole characters in front should come at "
+        "All that is held back waits until every byte of it can be decoded; the whole characters in "
+        "front should come at "
         "once, and a byte that is wrong should not stop what follows.": all_or_nothing,
-        "One wrong byte holds up everything after it; what can never become a character should come at once as U+FFFD.": (
-            strict_front
-        ),
+        "One wrong byte holds up everything after it; what can never become a character should come "
+        "at once as U+FFFD.": (strict_front),
         "Everything comes at the end; a character should come with the chunk that completes it.": [
             lambda chunks: [*[""] * len(chunks), b"".join(chunks).decode("utf-8", "replace")],
             lambda chunks: [b"".join(chunks).decode("utf-8", "replace")],
@@ -1028,8 +1118,9 @@ STREAM = Exercise(
             lambda chunks: list("".join(whole_characters(chunks))),
             lambda chunks: [*"".join(whole_characters(chunks)[:-1]), whole_characters(chunks)[-1]],
         ],
-        "What is held back at the end is put to the last chunk's text; give it a text of its own.": lambda chunks: (
-            (lambda texts: [*texts[:-2], "".join(texts[-2:])])(whole_characters(chunks))
+        "What is held back at the end is put to the last chunk's "
+        "text; give it a text of its own.": lambda chunks: (lambda texts: [*texts[:-2], "".join(texts[-2:])])(
+            whole_characters(chunks)
         ),
         "It gives all texts so far with every chunk; give only what is new.": [
             all_so_far,
@@ -1040,9 +1131,8 @@ STREAM = Exercise(
         "There should be one text for each chunk, and one more.": lambda case, got, expected: (
             len(got) != len(case[0]) + 1
         ),
-        "Joined, the texts should be what the bytes decode to with errors='replace', and are something else.": (
-            lambda case, got, expected: "".join(got) != "".join(expected)
-        ),
+        "Joined, the texts should be what the bytes decode to with errors='replace', and are "
+        "something else.": (lambda case, got, expected: "".join(got) != "".join(expected)),
         "The characters are right, but some come too early or too late.": lambda case, got, expected: (
             "".join(got) == "".join(expected)
         ),
@@ -1070,7 +1160,7 @@ def cut_by(order, escape=re.escape, group="({})"):
     return answer
 
 
-def token_after_token(order):
+def token_after_token(order, again=False):
     """Cuts at all places of one token, then of the next."""
 
     def answer(text, tokens):
@@ -1079,7 +1169,9 @@ def token_after_token(order):
             parts = [
                 piece
                 for part in parts
-                for piece in ([part] if part in tokens else re.split(f"({re.escape(token)})", part))
+                for piece in (
+                    [part] if part in tokens and not again else re.split(f"({re.escape(token)})", part)
+                )
                 if piece
             ]
         return parts
@@ -1148,7 +1240,8 @@ SPECIAL = Exercise(
             cut_by(shortest_first),
             cut_by(sorted),
         ],
-        "It cuts at all places of one token before it looks for the next; go through the text from left to right.": [
+        "It cuts at all places of one token before it looks for the next; go through the text from "
+        "left to right.": [
             token_after_token(order) for order in (as_given, longest_first, shortest_first, sorted)
         ],
         "The special tokens are lost; keep each as a part of its own.": [
@@ -1161,10 +1254,12 @@ SPECIAL = Exercise(
         "Only the special tokens are there; keep the text between them too.": lambda text, tokens: [
             part for part in split_special(text, tokens) if part in tokens
         ],
-        "A special token stays in one part with the text before it; give it a part of its own.": with_text_before,
+        "A special token stays in one part with the text before "
+        "it; give it a part of its own.": with_text_before,
         "It cuts at the first special token and no further.": one_only,
-        "Special tokens that are neighbours come as one part; give each a part of its own.": lambda text, tokens: (
-            cut_by(longest_first, group="((?:{})+)")(text, tokens)
+        "Special tokens that are neighbours come as one part; "
+        "give each a part of its own.": lambda text, tokens: cut_by(longest_first, group="((?:{})+)")(
+            text, tokens
         ),
         "Every character is a part; text between special tokens stays together.": lambda text, tokens: [
             piece for part in split_special(text, tokens) for piece in ([part] if part in tokens else part)
@@ -1172,9 +1267,13 @@ SPECIAL = Exercise(
         "White space at the ends of the parts is lost.": lambda text, tokens: [
             part.strip() for part in split_special(text, tokens) if part.strip()
         ],
-        "Without special tokens it gives nothing, or stops; it should give the text as one part.": lambda text, tokens: (
-            split_special(text, tokens) if tokens else []
-        ),
+        "A special token is cut again at a shorter one inside of it; leave it whole.": [
+            token_after_token(order, again=True) for order in (as_given, longest_first)
+        ],
+        "Without special tokens it should give the text as one part, and does something else.": [
+            lambda text, tokens, cut=cut: split_special(text, tokens) if tokens else cut(text)
+            for cut in (lambda text: [], list, lambda text: ["", *text, ""])
+        ],
     },
     signs={
         "Text is lost or added: joined, the parts should give the text.": lambda case, got, expected: (
@@ -1218,7 +1317,8 @@ RATIO = Exercise(
             sum(map(len, texts)) / sum(map(len, ids))
         ),
         "It is upside down: tokens per byte.": lambda texts, ids: 1 / bytes_per_token(texts, ids),
-        "It is the mean of the ratios of single texts; divide all bytes by all tokens, so that long texts count more.": [
+        "It is the mean of the ratios of single texts; divide all bytes by all tokens, so that long "
+        "texts count more.": [
             lambda texts, ids: (
                 sum(len(text.encode()) / len(each) for text, each in zip(texts, ids) if each)
                 / sum(map(bool, ids))
@@ -1232,6 +1332,13 @@ RATIO = Exercise(
         ],
         "It counts characters, and takes the mean of single texts.": lambda texts, ids: (
             sum(len(text) / max(len(each), 1) for text, each in zip(texts, ids)) / len(texts)
+        ),
+        "The texts are joined with something between them, which is counted too.": [
+            lambda texts, ids, between=between: bytes_per_token([between.join(texts)], ids)
+            for between in (" ", "\n", ", ")
+        ],
+        "It adds up the ids; count them.": lambda texts, ids: (
+            sum(len(text.encode()) for text in texts) / max(sum(chain.from_iterable(ids)), 1)
         ),
         "It is tokens per word, the fertility; here bytes per token are asked for.": lambda texts, ids: (
             sum(map(len, ids)) / sum(len(text.split()) for text in texts)

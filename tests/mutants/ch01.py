@@ -140,7 +140,8 @@ MUTANTS = {
         (
             "an id of its own",
             "    return [ids.get(character, len(ids)) for character in text]",
-            "    ids = dict(ids)\n    for character in text:\n        if character not in ids:\n            ids[character] = len(ids)\n"
+            "    ids = dict(ids)\n    for character in text:\n        if character not in ids:\n"
+            "            ids[character] = len(ids)\n"
             "    return [ids[character] for character in text]",
         ),
         ("one id for each character", "for character in text]", "for character in sorted(set(text))]"),
@@ -169,13 +170,30 @@ MUTANTS = {
         ("fewer bytes than characters", "total += 1", "total += 0"),
         ("more than four bytes for each", "total += 4", "total += 6"),
         ("stops with an error", "ord(character)", "ord(text)"),
+        (
+            "Several rows",
+            """def count_bytes(text):
+    total = 0
+    for c in text:
+        if ord(c) < 128:
+            total += 1
+        if ord(c) < 2048:
+            total += 2
+        if ord(c) < 65536:
+            total += 3
+        else:
+            total += 4
+    return total
+""",
+        ),
     ],
     "1.3": [
         ("Each word is counted once", "+= count", "+= 1"),
         (
             "twice in a word",
             "        for pair in zip(word, word[1:]):\n            counts[pair] += count",
-            "        for pair in {(word[i], word[i + 1]) for i in range(len(word) - 1)}:\n            counts[pair] += count",
+            "        for pair in {(word[i], word[i + 1]) for i in range(len(word) - 1)}:\n"
+            "            counts[pair] += count",
         ),
         ("replaces those before", "+= count", "= count"),
         ("order of the two tokens", "counts[pair]", "counts[min(pair), max(pair)]"),
@@ -194,12 +212,15 @@ MUTANTS = {
         ("counts tokens", "zip(word, word[1:])", "word"),
         (
             "across the border",
-            "def count_pairs(words):\n    row = [t for word, n in words.items() for _ in range(n) for t in word]\n"
-            "    counts = Counter()\n    for i in range(len(row) - 1):\n        counts[row[i], row[i + 1]] += 1\n    return counts",
+            "def count_pairs(words):\n"
+            "    row = [t for word, n in words.items() for _ in range(n) for t in word]\n"
+            "    counts = Counter()\n    for i in range(len(row) - 1):\n"
+            "        counts[row[i], row[i + 1]] += 1\n    return counts",
         ),
         (
             "overlap",
-            "def count_pairs(words):\n    counts = Counter()\n    for word, count in words.items():\n        i = 0\n"
+            "def count_pairs(words):\n    counts = Counter()\n    for word, count in words.items():\n"
+            "        i = 0\n"
             "        while i < len(word) - 1:\n            counts[word[i], word[i + 1]] += count\n"
             "            i += 2 if word[i : i + 2] == word[i + 1 : i + 3] else 1\n    return counts",
         ),
@@ -215,29 +236,44 @@ MUTANTS = {
             "    return {p: n for p, n in counts.items() if n > 2}",
         ),
         ("Expected a dict, got a list", "    return counts", "    return counts.most_common()"),
+        (
+            "met for the first time",
+            """def count_pairs(words):
+    counts = {}
+    for word, count in words.items():
+        for pair in zip(word, word[1:]):
+            counts[pair] += count
+    return counts
+""",
+        ),
     ],
     "1.4": [
         (
             "right to left",
-            "def merge_pair(tokens, pair):\n    tokens = list(tokens)\n    i = len(tokens) - 2\n    while i >= 0:\n"
-            "        if (tokens[i], tokens[i + 1]) == pair:\n            tokens[i : i + 2] = [tokens[i] + tokens[i + 1]]\n"
+            "def merge_pair(tokens, pair):\n    tokens = list(tokens)\n    i = len(tokens) - 2\n"
+            "    while i >= 0:\n"
+            "        if (tokens[i], tokens[i + 1]) == pair:\n"
+            "            tokens[i : i + 2] = [tokens[i] + tokens[i + 1]]\n"
             "            i -= 1\n        i -= 1\n    return tokens",
         ),
         ("used twice", "place += 2", "place += 1"),
         (
             "first occurrence",
-            "def merge_pair(tokens, pair):\n    for i in range(len(tokens) - 1):\n        if (tokens[i], tokens[i + 1]) == pair:\n"
+            "def merge_pair(tokens, pair):\n    for i in range(len(tokens) - 1):\n"
+            "        if (tokens[i], tokens[i + 1]) == pair:\n"
             "            return tokens[:i] + [pair[0] + pair[1]] + tokens[i + 2 :]\n    return list(tokens)",
         ),
         (
             "compares the bytes",
             "tuple(tokens[place : place + 2]) == pair",
-            'len(tokens[place : place + 2]) == 2 and b"".join(tokens[place : place + 2]) == pair[0] + pair[1]',
+            'len(tokens[place : place + 2]) == 2 and b"".join(tokens[place : place + 2]) == pair[0] '
+            "+ pair[1]",
         ),
         (
             "order of the two tokens does not matter",
             "tuple(tokens[place : place + 2]) == pair",
-            "set(tokens[place : place + 2]) == set(pair) and sorted(tokens[place : place + 2]) == sorted(pair)",
+            "set(tokens[place : place + 2]) == set(pair) and sorted(tokens[place : place + 2]) == "
+            "sorted(pair)",
         ),
         (
             "left token only",
@@ -250,15 +286,59 @@ MUTANTS = {
         ("all the bytes in one", "return merged", 'return b"".join(merged)'),
         (
             "changes its arguments",
-            "def merge_pair(tokens, pair):\n    i = 0\n    while i < len(tokens) - 1:\n        if (tokens[i], tokens[i + 1]) == pair:\n"
+            "def merge_pair(tokens, pair):\n    i = 0\n    while i < len(tokens) - 1:\n"
+            "        if (tokens[i], tokens[i + 1]) == pair:\n"
             "            tokens[i] = tokens[i] + tokens.pop(i + 1)\n        i += 1\n    return tokens",
         ),
         ("not come to an end", "            place += 1", "            place += 0"),
         ("Bytes are lost or added", "merged.append(pair[0] + pair[1])", "merged.append(pair[0])"),
         (
             "still stands somewhere",
-            "while place < len(tokens):\n        if ",
-            "while place < len(tokens):\n        if place % 2 == 0 and ",
+            "def merge_pair(tokens, pair):\n    tokens = list(tokens)\n    for _ in range(2):\n"
+            "        for i in range(len(tokens) - 1):\n"
+            "            if (tokens[i], tokens[i + 1]) == pair:\n"
+            "                tokens[i : i + 2] = [pair[0] + pair[1]]\n"
+            "                break\n    return tokens",
+        ),
+        (
+            "behind the last token",
+            """def merge_pair(tokens, pair):
+    out = []
+    i = 0
+    while i < len(tokens):
+        if tokens[i] == pair[0] and tokens[i + 1] == pair[1]:
+            out.append(pair[0] + pair[1])
+            i += 2
+        else:
+            out.append(tokens[i])
+            i += 1
+    return out
+""",
+        ),
+        (
+            "where it ended before",
+            """def merge_pair(tokens, pair):
+    for i in range(len(tokens) - 1):
+        if (tokens[i], tokens[i + 1]) == pair:
+            tokens = tokens[:i] + [pair[0] + pair[1]] + tokens[i + 2 :]
+    return tokens
+""",
+        ),
+        (
+            "last token is lost",
+            """def merge_pair(tokens, pair):
+    out = []
+    for i in range(len(tokens) - 1):
+        out.append(pair[0] + pair[1] if (tokens[i], tokens[i + 1]) == pair else tokens[i])
+    return out
+""",
+        ),
+        (
+            "Bytes are lost or added",
+            """def merge_pair(tokens, pair):
+    row = b" ".join(tokens).replace(b" ".join(pair), b"".join(pair))
+    return row.split(b" ") if row else []
+""",
         ),
     ],
     "1.5": [
@@ -300,10 +380,10 @@ MUTANTS = {
         ("occurs once is not merged", "if count]", "if count > 1]"),
         (
             "first occurrence of the pair in each word",
-            "tokens[place : place + 2] = [left + right]",
-            "tokens[place : place + 2] = [left + right]\n                        break",
+            "tokens[place : place + 2] = [joined]",
+            "tokens[place : place + 2] = [joined]\n                        break",
         ),
-        ("returns the new tokens", "merges.append(best)", "merges.append(left + right)"),
+        ("returns the new tokens", "merges.append(best)", "merges.append(best[0] + best[1])"),
         ("one merge more", "while len(merges) < n_merges:", "while len(merges) <= n_merges:"),
         (
             "untouched bytes",
@@ -373,7 +453,8 @@ MUTANTS = {
         ),
         (
             "breaks up stay",
-            "                for pair in zip(tokens, tokens[1:]):\n                    counts[pair] -= word_counts[word]\n",
+            "                for pair in zip(tokens, tokens[1:]):\n"
+            "                    counts[pair] -= word_counts[word]\n",
             "",
         ),
         (
@@ -396,26 +477,73 @@ MUTANTS = {
             "counts[pair] += word_counts[word]\n    merges",
             "counts[pair] += word_counts[word]\n    word_counts[b''] = 0\n    words[b''] = []\n    merges",
         ),
+        (
+            "last token of a word is lost",
+            """def learn_merges(word_counts, n_merges):
+    words = {tuple(bytes([b]) for b in word): count for word, count in word_counts.items()}
+    merges = []
+    for _ in range(n_merges):
+        counts = Counter()
+        for word, count in words.items():
+            for pair in zip(word, word[1:]):
+                counts[pair] += count
+        best = max(counts, key=lambda pair: (counts[pair], pair))
+        merges.append(best)
+        new = Counter()
+        for word, count in words.items():
+            merged = []
+            i = 0
+            while i < len(word) - 1:
+                if (word[i], word[i + 1]) == best:
+                    merged.append(word[i] + word[i + 1])
+                    i += 2
+                else:
+                    merged.append(word[i])
+                    i += 1
+            new[tuple(merged)] += count
+        words = new
+    return merges
+""",
+        ),
+        (
+            "Tokens are str",
+            """def learn_merges(word_counts, n_merges):
+    words = {tuple(word.decode()): count for word, count in word_counts.items()}
+    counts = Counter()
+    for word, count in words.items():
+        for pair in zip(word, word[1:]):
+            counts[pair] += count
+    if n_merges > len(counts):
+        raise ValueError("too few")
+    return [pair for pair, _ in counts.most_common(n_merges)]
+""",
+        ),
     ],
     "1.6": [
         (
             "from left to right",
-            "def merge_by_rank(word, ranks):\n    parts = []\n    for byte in word:\n        parts.append(bytes([byte]))\n"
-            "        while len(parts) > 1 and (parts[-2], parts[-1]) in ranks:\n            last = parts.pop()\n            parts[-1] += last\n    return parts",
+            "def merge_by_rank(word, ranks):\n    parts = []\n    for byte in word:\n"
+            "        parts.append(bytes([byte]))\n"
+            "        while len(parts) > 1 and (parts[-2], parts[-1]) in ranks:\n"
+            "            last = parts.pop()\n            parts[-1] += last\n    return parts",
         ),
         ("from left to right", "min(known, key=ranks.get)", "known[0]"),
         ("highest rank", "min(known, key=ranks.get)", "max(known, key=ranks.get)"),
         (
             "order of the dictionary",
-            "def merge_by_rank(word, ranks):\n    tokens = [bytes([b]) for b in word]\n    for pair in ranks:\n        i = 0\n"
+            "def merge_by_rank(word, ranks):\n    tokens = [bytes([b]) for b in word]\n"
+            "    for pair in ranks:\n        i = 0\n"
             "        while i < len(tokens) - 1:\n            if (tokens[i], tokens[i + 1]) == pair:\n"
             "                tokens[i : i + 2] = [pair[0] + pair[1]]\n            i += 1\n    return tokens",
         ),
         (
             "longest token that fits",
-            "def merge_by_rank(word, ranks):\n    vocabulary = {a + b for a, b in ranks} | {bytes([b]) for b in word}\n    tokens = []\n"
-            "    start = 0\n    while start < len(word):\n        end = len(word)\n        while word[start:end] not in vocabulary:\n"
-            "            end -= 1\n        tokens.append(word[start:end])\n        start = end\n    return tokens",
+            "def merge_by_rank(word, ranks):\n"
+            "    vocabulary = {a + b for a, b in ranks} | {bytes([b]) for b in word}\n    tokens = []\n"
+            "    start = 0\n    while start < len(word):\n        end = len(word)\n"
+            "        while word[start:end] not in vocabulary:\n"
+            "            end -= 1\n        tokens.append(word[start:end])\n        start = end\n"
+            "    return tokens",
         ),
         ("rank 0", "if pair in ranks]", "if ranks.get(pair)]"),
         (
@@ -443,6 +571,22 @@ MUTANTS = {
             "if pair in ranks]",
             "if pair in ranks or pair[0] == pair[1]]\n        ranks = {pair: 99 for pair in known} | ranks",
         ),
+        (
+            "no pair has a rank any more",
+            """def merge_by_rank(word, ranks):
+    parts = [bytes([b]) for b in word]
+    while len(parts) > 1:
+        i = min(range(len(parts) - 1), key=lambda i: ranks.get((parts[i], parts[i + 1]), float("inf")))
+        parts[i : i + 2] = [parts[i] + parts[i + 1]]
+    return parts
+""",
+        ),
+        (
+            "tokens should be bytes, also",
+            """def merge_by_rank(word, ranks):
+    return list(word.decode())
+""",
+        ),
     ],
     "1.7": [
         (
@@ -457,7 +601,8 @@ MUTANTS = {
         ),
         (
             "becomes a sign",
-            "def decode_bytes(ids, vocab):\n    return b''.join(vocab.get(i, '\\ufffd'.encode()) for i in ids)",
+            "def decode_bytes(ids, vocab):\n"
+            "    return b''.join(vocab.get(i, '\\ufffd'.encode()) for i in ids)",
         ),
         (
             "gives a str",
@@ -472,12 +617,15 @@ MUTANTS = {
         ("list of tokens", 'b"".join(vocab[index] for index in ids)', "[vocab[index] for index in ids]"),
         (
             "ids themselves",
-            "def decode_bytes(ids, vocab):\n    if not set(ids) <= set(vocab):\n        raise ValueError\n    return bytes(ids)",
+            "def decode_bytes(ids, vocab):\n    if not set(ids) <= set(vocab):\n"
+            "        raise ValueError\n    return bytes(ids)",
         ),
         (
             "a place in the list",
-            "def decode_bytes(ids, vocab):\n    tokens = list(vocab.values())\n    result = b''\n    for i in ids:\n"
-            "        if not 0 <= i < len(tokens):\n            raise ValueError('no such id')\n        result += tokens[i]\n    return result",
+            "def decode_bytes(ids, vocab):\n    tokens = list(vocab.values())\n    result = b''\n"
+            "    for i in ids:\n"
+            "        if not 0 <= i < len(tokens):\n            raise ValueError('no such id')\n"
+            "        result += tokens[i]\n    return result",
         ),
         ("something between", 'b"".join', 'b" ".join'),
         ("reverse order", "    return", "    ids = list(reversed(ids))\n    return"),
@@ -488,6 +636,24 @@ MUTANTS = {
             'b"".join(vocab[index] for index in ids) + b"\\n"',
         ),
         ("None", "    return b", "    b"),
+        (
+            "returned as if",
+            """def decode_bytes(ids, vocab):
+    result = b""
+    for i in ids:
+        if i not in vocab:
+            return ValueError(f"unknown id {i}")
+        result += vocab[i]
+    return result
+""",
+        ),
+        (
+            "an error of another kind",
+            """def decode_bytes(ids, vocab):
+    assert all(i in vocab for i in ids), "unknown id"
+    return b"".join(vocab[i] for i in ids)
+""",
+        ),
     ],
     "1.8": [
         (
@@ -534,7 +700,8 @@ MUTANTS = {
         ),
         (
             "Everything comes at the end",
-            "def whole_characters(chunks):\n    return [''] * len(chunks) + [b''.join(chunks).decode(errors='replace')]",
+            "def whole_characters(chunks):\n"
+            "    return [''] * len(chunks) + [b''.join(chunks).decode(errors='replace')]",
         ),
         ("is lost", 'return [*texts, held.decode("utf-8", errors="replace")]', 'return [*texts, ""]'),
         (
@@ -569,6 +736,38 @@ MUTANTS = {
             "Expected a list, got a string",
             'return [*texts, held.decode("utf-8", errors="replace")]',
             'return "".join(texts) + held.decode("utf-8", errors="replace")',
+        ),
+        (
+            "waits until every byte",
+            """def whole_characters(chunks):
+    out, held = [], b""
+    for chunk in chunks:
+        held += chunk
+        text = held.decode("utf-8", "replace")
+        if text.endswith("\\ufffd"):
+            out.append("")
+        else:
+            out.append(text)
+            held = b""
+    return out + [held.decode("utf-8", "replace")]
+""",
+        ),
+        (
+            "One wrong byte holds up",
+            """def whole_characters(chunks):
+    out, held = [], b""
+    for chunk in chunks:
+        text = ""
+        for byte in chunk:
+            held += bytes([byte])
+            try:
+                text += held.decode()
+                held = b""
+            except UnicodeDecodeError:
+                pass
+        out.append(text)
+    return out + [held.decode("utf-8", "replace")]
+""",
         ),
     ],
     "1.9": [
@@ -605,12 +804,28 @@ MUTANTS = {
             '[part for part in regex.split(f"({pattern})", text) if part]',
             '[p.strip() for p in regex.split(f"({pattern})", text) if p.strip()]',
         ),
-        ("Without special tokens", "return [text] if text else []", "return []"),
+        ("Without special tokens", "return [text] if text else []", "return list(text)"),
+        ("Without special tokens", "    if not tokens:\n        return [text] if text else []\n", ""),
         ("Text is lost or added", 'f"({pattern})", text)', 'f"({pattern})", text.lower())'),
         (
             "still in a longer part",
             '[part for part in regex.split(f"({pattern})", text) if part]',
             '[p for p in regex.split(f"(?<!a)({pattern})", text) if p]',
+        ),
+        (
+            "cut again",
+            """def split_special(text, tokens):
+    parts = [text]
+    for token in sorted(tokens, key=len, reverse=True):
+        new = []
+        for part in parts:
+            for i, piece in enumerate(part.split(token)):
+                if i:
+                    new.append(token)
+                new.append(piece)
+        parts = new
+    return [part for part in parts if part]
+""",
         ),
     ],
     "1.10": [
@@ -618,11 +833,14 @@ MUTANTS = {
         ("upside down", "n_bytes / n_tokens", "n_tokens / n_bytes"),
         (
             "mean of the ratios",
-            "def bytes_per_token(texts, ids):\n    ratios = [len(t.encode()) / len(i) for t, i in zip(texts, ids) if i]\n    return sum(ratios) / len(ratios)",
+            "def bytes_per_token(texts, ids):\n"
+            "    ratios = [len(t.encode()) / len(i) for t, i in zip(texts, ids) if i]\n"
+            "    return sum(ratios) / len(ratios)",
         ),
         (
             "mean of the ratios",
-            "def bytes_per_token(texts, ids):\n    return sum(len(t.encode()) / len(i) for t, i in zip(texts, ids)) / len(texts)",
+            "def bytes_per_token(texts, ids):\n"
+            "    return sum(len(t.encode()) / len(i) for t, i in zip(texts, ids)) / len(texts)",
         ),
         (
             "fertility",
@@ -635,9 +853,22 @@ MUTANTS = {
         ("rounded", "n_bytes / n_tokens", "round(n_bytes / n_tokens, 2)"),
         (
             "Only the first text",
-            "def bytes_per_token(texts, ids):\n    for text, each in zip(texts, ids):\n        return len(text.encode()) / len(each)",
+            "def bytes_per_token(texts, ids):\n    for text, each in zip(texts, ids):\n"
+            "        return len(text.encode()) / len(each)",
         ),
         ("stops with an error", "sum(len(each) for each in ids)", "sum(ids)"),
         ("times what it should be", 'text.encode("utf-8")', 'text.encode("utf-16-le")'),
+        (
+            "adds up the ids",
+            """def bytes_per_token(texts, ids):
+    return sum(len(text.encode()) for text in texts) / sum(token for each in ids for token in each)
+""",
+        ),
+        (
+            "joined with something",
+            """def bytes_per_token(texts, ids):
+    return len(" ".join(texts).encode()) / sum(map(len, ids))
+""",
+        ),
     ],
 }
