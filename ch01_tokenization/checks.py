@@ -561,21 +561,24 @@ def trained(
     return merges
 
 
-def never_subtracted(word_counts, n_merges, every=False):
-    """Counts kept up to date by adding the pairs of changed (or of all) words, and taking none away."""
+def updated(word_counts, n_merges, choose=by_rule, subtract=True, every=False):
+    """`learn_merges` with counts that are kept up to date, for the words that change or for all."""
     words = [([bytes([byte]) for byte in word], count) for word, count in word_counts.items()]
     counts, merges = Counter(), []
     for word, count in words:
         for pair in zip(word, word[1:]):
             counts[pair] += count
     while len(merges) < n_merges:
-        if not counts:
+        left = {pair: count for pair, count in counts.items() if count}
+        if not left:
             raise ValueError
-        merges.append(best := by_rule(counts))
+        merges.append(best := choose(left))
         for n, (word, count) in enumerate(words):
             merged = merge_pair(word, best)
             words[n] = merged, count
             if every or len(merged) < len(word):
+                for pair in zip(word, word[1:]):
+                    counts[pair] -= count * subtract
                 for pair in zip(merged, merged[1:]):
                     counts[pair] += count
     return merges
@@ -603,6 +606,11 @@ def no_error(word_counts, n_merges):
 def other_error(word_counts, n_merges):
     merges = no_error(word_counts, n_merges)
     return merges if len(merges) == n_merges else merges[n_merges]
+
+
+def tied(case, got, expected):
+    counts = count_pairs({tuple(single_bytes(word)): count for word, count in case[0].items()})
+    return got[0] != expected[0] and counts[got[0]] == counts[expected[0]]
 
 
 def drawn_counts(draw, n, alphabet, low, high):
@@ -633,9 +641,10 @@ TRAINER = Exercise(
         ({b"abcd": 12} | drawn_counts(draw, 12, "abcd", 2, 6), 7),
     ],
     mistakes={
-        "A tie goes to the pair that was counted first; it should go to the pair that sorts last.": (
-            lambda words, n: trained(words, n, choose=lambda counts: max(counts, key=counts.get))
-        ),
+        "A tie goes to the pair that was counted first; it should go to the pair that sorts last.": [
+            lambda words, n: trained(words, n, choose=lambda counts: max(counts, key=counts.get)),
+            lambda words, n: updated(words, n, choose=lambda counts: max(counts, key=counts.get)),
+        ],
         "A tie goes to the pair that sorts first; it should go "
         "to the one that sorts last.": lambda words, n: trained(
             words, n, choose=lambda counts: min(counts, key=lambda pair: (-counts[pair], pair))
@@ -671,14 +680,13 @@ TRAINER = Exercise(
             joined_words,
             lambda words, n: joined_words(words, n, lambda count: 1),
         ],
-        "All merges come from one count of the untouched bytes; merge after each choice, and count again.": [
-            stale,
-            lambda words, n: trained(words, n, merge=lambda word, pair: word),
-        ],
+        "All merges come from one count of the untouched bytes; merge after each choice, and count "
+        "again.": stale,
         "The pairs that a merge breaks up stay in the counts; count the words as they are after each "
         "merge.": [
-            never_subtracted,
-            lambda words, n: never_subtracted(words, n, every=True),
+            lambda words, n: updated(words, n, subtract=False),
+            lambda words, n: updated(words, n, subtract=False, every=True),
+            lambda words, n: trained(words, n, merge=lambda word, pair: word),
         ],
         "When no pair is left it returns fewer merges; it should raise a ValueError.": no_error,
         "When no pair is left it stops with an error of another kind; make it a ValueError.": other_error,
@@ -709,6 +717,8 @@ TRAINER = Exercise(
         "token may be half a character.": lambda case, got, expected: any(
             isinstance(half, str) for pair in got for half in pair
         ),
+        "A pair wins that is only as frequent as the right one; among equals the one that sorts last "
+        "should win.": tied,
         "The first merge should be the most frequent pair of the untouched words, and is another one.": (
             lambda case, got, expected: got[0] != expected[0]
         ),
@@ -802,7 +812,7 @@ def shuffled(draw, ranks):
 
 def drawn_ranks(draw, n):
     """Ranks as training makes them, in any order, and a word that needs them."""
-    words = {b"abab": 2} | drawn_counts(draw, 9, "abc", 3, 7)
+    words = {b"abab": 2, b"aabbccacbabc": 2} | drawn_counts(draw, 9, "abc", 3, 7)
     ranks = {pair: rank for rank, pair in enumerate(learn_merges(words, n))}
     return letters(draw, "abc", 12, 18).encode() + b"zab", shuffled(draw, ranks)
 
@@ -920,7 +930,7 @@ def refused_by(ids, vocab, error):
 
 
 def by_place(ids, tokens, error):
-    """Tokens by their places; an error for those that are none, and with None only for those behind the end."""
+    """Tokens by their places; an error for other ids, and with None only for those behind the end."""
     if any(not -len(tokens) * (error is None) <= index < len(tokens) for index in ids):
         raise error or IndexError
     return b"".join(tokens[index] for index in ids)

@@ -459,8 +459,8 @@ MUTANTS = {
         ),
         (
             "most frequent pair of the untouched words",
-            "key=lambda pair: (counts[pair], pair)",
-            "key=lambda pair: (counts[pair] // 3, pair)",
+            "merges.append(best)",
+            "merges.append(best[::-1])",
         ),
         (
             "a later one is not",
@@ -568,8 +568,8 @@ MUTANTS = {
         ("Bytes are lost or added", "[best[0] + best[1]]", "[best[0]]"),
         (
             "no merge makes",
-            "if pair in ranks]",
-            "if pair in ranks or pair[0] == pair[1]]\n        ranks = {pair: 99 for pair in known} | ranks",
+            "return tokens",
+            "return tokens if len(tokens) < 3 else [*tokens[:-2], tokens[-2] + tokens[-1]]",
         ),
         (
             "no pair has a rank any more",
