@@ -1126,6 +1126,9 @@ STREAM = Exercise(
             lambda chunks: [text for text in whole_characters(chunks)[:-1] if text],
             lambda chunks: (lambda texts: [*filter(None, texts[:-1]), texts[-1]])(whole_characters(chunks)),
         ],
+        "An empty chunk is passed over; it should have a text too, which may be empty.": lambda chunks: (
+            whole_characters([chunk for chunk in chunks if chunk])
+        ),
         "It gives single characters; give one text for each chunk.": [
             lambda chunks: list("".join(whole_characters(chunks))),
             lambda chunks: [*"".join(whole_characters(chunks)[:-1]), whole_characters(chunks)[-1]],

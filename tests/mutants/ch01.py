@@ -728,7 +728,7 @@ MUTANTS = {
             'texts += held[:whole].decode("utf-8", errors="replace")',
         ),
         (
-            "There should be one text for each chunk, and one more",
+            "An empty chunk is passed over",
             "    for chunk in chunks:\n",
             "    for chunk in chunks:\n        if not chunk:\n            continue\n",
         ),
