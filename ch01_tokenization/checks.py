@@ -1,0 +1,1396 @@
+"""The checks of chapter 1's exercises: what is right, on which inputs, and the usual mistakes by name."""
+
+# Written by hand: what learners get wrong, in words.
+
+import codecs
+import re
+from collections import Counter
+from itertools import accumulate, chain
+
+from .checking import Exercise, checker
+from .merging import learn_merges, merge_by_rank, merge_table
+from .splitting import special_pattern
+from .tokenizer import CharTokenizer
+
+__all__ = ["check"]
+
+
+def letters(draw, alphabet, low, high):
+    """A str of low to high letters of an alphabet."""
+    return "".join(draw.choice(alphabet) for _ in range(draw.whole(low, high)))
+
+
+def split(text):
+    """ "a bc d" -> [b"a", b"bc", b"d"]."""
+    return [token.encode() for token in text.split()]
+
+
+# ---------------------------------------------------------------- 1.1
+
+
+def vocabulary(text):
+    return CharTokenizer(text).ids
+
+
+def encode(text, ids):
+    return [ids.get(character, len(ids)) for character in text]
+
+
+def run_characters(answer, text, other, ids):
+    its_vocabulary, its_encode = answer
+    return {"vocabulary(text)": its_vocabulary(text), "encode(other, ids)": its_encode(other, ids)}
+
+
+def character_case(text, other):
+    return text, other, vocabulary(text)
+
+
+def numbered(characters, start=0):
+    return {character: index for index, character in enumerate(characters, start)}
+
+
+def extended(text, ids):
+    ids = dict(ids)
+    return [ids.setdefault(character, len(ids)) for character in text]
+
+
+CHARACTERS = Exercise(
+    right=(vocabulary, encode),
+    run=run_characters,
+    cases=lambda draw: [
+        character_case("ba", "ab"),
+        character_case("aab", "bb"),
+        character_case("ab", "ac"),
+        character_case("ab", "cdc"),
+        character_case("", ""),
+        character_case("aéB 🐚", "é🐚?"),
+        character_case("qxhdzvmwbk", "kbz"),
+        character_case(letters(draw, "hgfedcba ", 20, 30), letters(draw, "abcdexyz", 9, 15)),
+        character_case(letters(draw, "nopqrstuvw", 40, 50), letters(draw, "nopuvwxyz", 9, 15)),
+    ],
+    mistakes={
+        "Ids go by the first place of a character in the text; they should go by the sorted order of "
+        "the characters.": (
+            lambda text: numbered(dict.fromkeys(text)),
+            encode,
+        ),
+        "A set has no order, so the ids are in none; sort the characters before they are numbered.": [
+            (lambda text: numbered(set(text)), encode),
+            (lambda text: numbered({character for character in text}), encode),
+        ],
+        "A character that comes twice is numbered twice, which leaves holes in the ids; take each "
+        "character once.": [
+            (lambda text: numbered(sorted(text)), encode),
+            (lambda text: numbered(text), encode),
+        ],
+        "Ids begin at 1; they should begin at 0.": (lambda text: numbered(sorted(set(text)), 1), encode),
+        "The vocabulary goes from ids to characters; it should go from characters to ids.": (
+            lambda text: dict(enumerate(sorted(set(text)))),
+            encode,
+        ),
+        "The vocabulary is a list of characters; it should be a dict that gives the id of each.": (
+            lambda text: sorted(set(text)),
+            encode,
+        ),
+        "The ids are code points of Unicode; number the characters of the text themselves, from 0.": [
+            (lambda text: {character: ord(character) for character in text}, encode),
+            (vocabulary, lambda text, ids: [ord(character) for character in text]),
+        ],
+        "A character that has no id stops it with a KeyError; it should become the id len(ids).": (
+            vocabulary,
+            lambda text, ids: [ids[character] for character in text],
+        ),
+        "A character that has no id is left out; it should become the id len(ids), so that its place "
+        "is kept.": (
+            vocabulary,
+            lambda text, ids: [ids[character] for character in text if character in ids],
+        ),
+        "A character that has no id becomes some other number than len(ids).": [
+            (
+                vocabulary,
+                lambda text, ids, other=other: [ids.get(character, other(ids)) for character in text],
+            )
+            for other in (
+                lambda ids: -1,
+                lambda ids: 0,
+                lambda ids: None,
+                lambda ids: len(ids) - 1,
+                lambda ids: len(ids) + 1,
+            )
+        ],
+        "Each unknown character gets an id of its own; all of them should share one, len(ids).": (
+            vocabulary,
+            extended,
+        ),
+    },
+    signs={
+        "encode should give one id for each character of the text.": lambda case, got, expected: (
+            len(got["encode(other, ids)"]) != len(case[1])
+        ),
+        "The vocabulary should have each character of the "
+        "text once, and no others.": lambda case, got, expected: set(got["vocabulary(text)"]) != set(case[0]),
+    },
+)
+
+
+# ---------------------------------------------------------------- 1.2
+
+
+def count_bytes(text):
+    return len(text.encode())
+
+
+def by_limits(*limits):
+    """A count with other limits than UTF-8's: a character costs a byte more from each of them."""
+    return lambda text: sum(1 + sum(ord(character) >= limit for limit in limits) for character in text)
+
+
+def from_planes(draw, n):
+    """n characters of all four lengths."""
+    ranges = [(0x20, 0x7E), (0x80, 0x7FF), (0x800, 0xD7FF), (0xE000, 0xFFFF), (0x10000, 0x10FFFF)]
+    return "".join(chr(draw.whole(*draw.choice(ranges))) for _ in range(n))
+
+
+BYTES = Exercise(
+    right=count_bytes,
+    cases=lambda draw: [
+        ("a",),
+        ("é",),
+        ("数",),
+        ("🐚",),
+        ("",),
+        ("\x7f",),
+        ("\x80",),
+        ("\u07ff",),
+        ("\u0800",),
+        ("\uffff",),
+        ("\U00010000",),
+        ("aé",),
+        ("café 🐚",),
+        ("数" + from_planes(draw, 12),),
+        ("🐚" + from_planes(draw, 17) + "é",),
+    ],
+    mistakes={
+        "It counts characters; an é is one character and two bytes.": len,
+        "A character that is not ASCII is taken for two bytes; there "
+        "are also some of three and four.": by_limits(0x80),
+        "No character gets more than three bytes; those from U+10000 on have four.": by_limits(0x80, 0x800),
+        "A code point below 256 is taken for one byte; in UTF-8 one byte ends at 127.": [
+            by_limits(0x100, 0x800, 0x10000),
+            by_limits(0x100, 0x10000),
+            by_limits(0x100, 0x10000, 0x1000000),
+            lambda text: sum((ord(character).bit_length() + 7) // 8 for character in text),
+            lambda text: sum(max(1, (ord(character).bit_length() + 7) // 8) for character in text),
+        ],
+        "A limit is off by one: the last code points of one, two and three bytes are U+007F, U+07FF "
+        "and U+FFFF.": [
+            by_limits(*limits)
+            for off in (-1, 1)
+            for limits in (
+                (0x80 + off, 0x800 + off, 0x10000 + off),
+                (0x80 + off, 0x800, 0x10000),
+                (0x80, 0x800 + off, 0x10000),
+                (0x80, 0x800, 0x10000 + off),
+            )
+        ],
+        "Several rows of the table are added for one character; each character falls into one row.": [
+            lambda text: (
+                sum(
+                    sum(ord(c) < limit and n for n, limit in ((1, 0x80), (2, 0x800), (3, 0x10000)))
+                    for c in text
+                )
+                + 4 * sum(ord(c) >= 0x10000 for c in text)
+            ),
+            lambda text: sum(
+                sum(n for n, limit in ((1, 0), (2, 0x80), (3, 0x800), (4, 0x10000)) if ord(c) >= limit)
+                for c in text
+            ),
+        ],
+        "Only the first character is counted; add up those of the whole text.": lambda text: count_bytes(
+            text[:1]
+        ),
+        "Only the last character is counted; add up those of the whole text.": lambda text: count_bytes(
+            text[-1:]
+        ),
+        "It counts as UTF-16 does, two bytes or four a character.": lambda text: len(
+            text.encode("utf-16-le")
+        ),
+        "It counts as UTF-32 does, four bytes for every character.": lambda text: 4 * len(text),
+        "It gives a number for each character; it should give their sum.": lambda text: [
+            count_bytes(character) for character in text
+        ],
+    },
+    signs={
+        "It has fewer bytes than characters; each "
+        "character takes at least one.": lambda case, got, expected: got < len(case[0]),
+        "It has more than four bytes for each character; four is the most.": lambda case, got, expected: (
+            got > 4 * len(case[0])
+        ),
+    },
+)
+
+
+# ---------------------------------------------------------------- 1.3
+
+
+def count_pairs(
+    words, times=lambda count: count, pairs=lambda word: zip(word, word[1:]), key=lambda pair: pair
+):
+    counts = Counter()
+    for word, count in words.items():
+        for pair in pairs(word):
+            counts[key(pair)] += times(count)
+    return dict(counts)
+
+
+def not_added(words):
+    return {pair: count for word, count in words.items() for pair in zip(word, word[1:])}
+
+
+def apart_pairs(word):
+    """Pairs that do not share a token: of aaa only the first."""
+    place = 0
+    while place < len(word) - 1:
+        yield word[place : place + 2]
+        place += 2 if place < len(word) - 2 and word[place : place + 2] == word[place + 1 : place + 3] else 1
+
+
+def no_count_yet(words):
+    if count_pairs(words):
+        raise KeyError
+    return {}
+
+
+def run_count(answer, words):
+    counts = answer(words)
+    return dict(counts) if isinstance(counts, dict) else counts
+
+
+def drawn_words(draw, n):
+    """{tuple of tokens: how often}, with tokens of one and two bytes."""
+    return {
+        tuple(draw.choice([b"a", b"b", b"c", b"ab", b" d"]) for _ in range(draw.whole(1, 6))): draw.whole(
+            2, 9
+        )
+        for _ in range(n)
+    }
+
+
+PAIRS = Exercise(
+    right=count_pairs,
+    run=run_count,
+    cases=lambda draw: [
+        ({(b"a", b"b"): 1},),
+        ({(b"a", b"b"): 3},),
+        ({(b"a", b"b", b"c"): 1},),
+        ({(b"b", b"a"): 2, (b"a", b"b"): 3},),
+        ({(b"a", b"a", b"a"): 2},),
+        ({(b"a", b"b"): 2, (b"a", b"b", b"a"): 3},),
+        ({(b"a", b"b", b"a", b"b"): 2},),
+        ({(b"ab", b"c"): 1, (b"a", b"bc"): 1},),
+        ({(b"a",): 4, (b"b",): 5},),
+        ({},),
+        (drawn_words(draw, 5),),
+        ({(b"a", b"b", b"a", b"b", b"b", b"b"): 2} | drawn_words(draw, 7),),
+    ],
+    mistakes={
+        "Each word is counted once; a pair occurs as often as its word does.": [
+            lambda words: count_pairs(words, times=lambda count: 1),
+            lambda words: count_pairs(
+                words, times=lambda count: 1, pairs=lambda word: set(zip(word, word[1:]))
+            ),
+        ],
+        "A pair that comes twice in a word is counted once; every place counts.": lambda words: count_pairs(
+            words, pairs=lambda word: set(zip(word, word[1:]))
+        ),
+        "The count of the last word replaces those before it; add them up.": not_added,
+        "Pairs that overlap are counted once; in aaa both pairs count.": lambda words: count_pairs(
+            words, pairs=apart_pairs
+        ),
+        "It counts pairs across the border of two words; a pair stands inside of one word.": [
+            lambda words: dict(
+                Counter(
+                    zip(
+                        row := list(chain.from_iterable(word for word, n in words.items() for _ in range(n))),
+                        row[1:],
+                    )
+                )
+            ),
+            lambda words: dict(Counter(zip(row := list(chain.from_iterable(words)), row[1:]))),
+        ],
+        "The order of the two tokens is lost; (a, b) and (b, a) are different pairs.": lambda words: (
+            count_pairs(words, key=lambda pair: tuple(sorted(pair)))
+        ),
+        "The key is the two tokens joined; it should be the tuple (left, right), since ab c and a bc "
+        "are different pairs.": (lambda words: count_pairs(words, key=lambda pair: pair[0] + pair[1])),
+        "The last pair of each word is missing.": lambda words: count_pairs(
+            words, pairs=lambda word: zip(word, word[1:-1])
+        ),
+        "The last token is paired with the first; a word does not go round in a circle.": [
+            lambda words: count_pairs(words, pairs=lambda word: zip(word, word[1:] + word[:1])),
+            lambda words: count_pairs(
+                words, pairs=lambda word: ((word[i - 1], word[i]) for i in range(len(word)))
+            ),
+        ],
+        "Tokens are taken two by two; a token is in two pairs, one with each neighbour.": lambda words: (
+            count_pairs(words, pairs=lambda word: zip(word[::2], word[1::2]))
+        ),
+        "A pair that is met for the first time has no count yet, and adding to it is a KeyError; "
+        "begin with 0.": no_count_yet,
+        "It counts tokens, and should count pairs of neighbours.": lambda words: count_pairs(
+            words, pairs=lambda word: word
+        ),
+        "It counts pairs of tokens that are not neighbours too.": lambda words: count_pairs(
+            words, pairs=lambda word: ((a, b) for i, a in enumerate(word) for b in word[i + 1 :])
+        ),
+    },
+    signs={
+        "There is a pair that stands in none of the words.": lambda case, got, expected: (
+            not set(got) <= set(expected)
+        ),
+        "A pair of the words is missing.": lambda case, got, expected: set(got) < set(expected),
+        "The counts are too small: add up the counts of "
+        "all words and all places.": lambda case, got, expected: all(
+            got[pair] <= count for pair, count in expected.items()
+        ),
+    },
+)
+
+
+# ---------------------------------------------------------------- 1.4
+
+
+def merge_pair(tokens, pair, fits=None, most=None, made=None):
+    """What `merge_pair` does; `fits`, `most` and `made` are for the wrong answers."""
+    fits = fits or (lambda left, right: (left, right) == pair)
+    merged, place = [], 0
+    while place < len(tokens):
+        if place < len(tokens) - 1 and most != 0 and fits(tokens[place], tokens[place + 1]):
+            merged.append(made or tokens[place] + tokens[place + 1])
+            place, most = place + 2, None if most is None else most - 1
+        else:
+            merged.append(tokens[place])
+            place += 1
+    return merged
+
+
+def merge_from_right(tokens, pair):
+    merged, place = [], len(tokens)
+    while place > 0:
+        fits = tuple(tokens[max(place - 2, 0) : place]) == pair
+        merged.append(pair[0] + pair[1] if fits else tokens[place - 1])
+        place -= 2 if fits else 1
+    return merged[::-1]
+
+
+def merge_overlapping(tokens, pair):
+    """Every place is merged, also where two overlap: aaa -> aa, aa."""
+    merged = []
+    for place, token in enumerate(tokens):
+        if tuple(tokens[place : place + 2]) == pair:
+            merged.append(pair[0] + pair[1])
+        elif place == 0 or tuple(tokens[place - 1 : place + 1]) != pair:
+            merged.append(token)
+    return merged
+
+
+def right_half_stays(tokens, pair):
+    """The merged token is put before the right half, which is not skipped."""
+    found = [tuple(tokens[place : place + 2]) == pair for place in range(len(tokens))]
+    return [pair[0] + pair[1] if here else token for here, token in zip(found, tokens)]
+
+
+def last_is_lost(tokens, pair):
+    merged, place = [], 0
+    while place < len(tokens) - 1:
+        fits = tuple(tokens[place : place + 2]) == pair
+        merged.append(pair[0] + pair[1] if fits else tokens[place])
+        place += 2 if fits else 1
+    return merged
+
+
+def last_is_lost_and_right_stays(tokens, pair):
+    return right_half_stays(tokens, pair)[:-1]
+
+
+def beyond_the_end(tokens, pair):
+    merged = merge_pair(tokens, pair)
+    if tokens and (merged[-1] == tokens[-1]):
+        raise IndexError
+    return merged
+
+
+def shortened(tokens, pair):
+    tokens = list(tokens)
+    for place in range(len(tokens) - 1):
+        if (tokens[place], tokens[place + 1]) == pair:
+            tokens[place : place + 2] = [pair[0] + pair[1]]
+    return tokens
+
+
+def shortened_later(tokens, pair):
+    tokens = list(tokens)
+    for place in range(len(tokens) - 1):
+        if tokens[place] == pair[0] and tokens[place + 1] == pair[1]:
+            tokens[place : place + 2] = [pair[0] + pair[1]]
+    return tokens
+
+
+def when(fits):
+    """Two wrong answers: the tokens that are there become one, or the pair's bytes take their place."""
+    return [
+        lambda tokens, pair, made=made: merge_pair(
+            tokens,
+            pair,
+            lambda left, right: fits(left, right, pair),
+            made=pair[0] + pair[1] if made else None,
+        )
+        for made in (False, True)
+    ]
+
+
+def drawn_merge(draw, low, high):
+    names = [b"a", b"b", b"ab", b"ba", b"c"]
+    tokens = [draw.choice(names) for _ in range(draw.whole(low, high))]
+    place = draw.whole(0, len(tokens) - 2)
+    return tokens, (tokens[place], tokens[place + 1])
+
+
+MERGE = Exercise(
+    right=merge_pair,
+    cases=lambda draw: [
+        (split("a b"), (b"a", b"b")),
+        (split("b a"), (b"a", b"b")),
+        (split("a c"), (b"a", b"b")),
+        (split("a b c"), (b"a", b"b")),
+        (split("c a b"), (b"a", b"b")),
+        (split("a b a b"), (b"a", b"b")),
+        (split("a a a"), (b"a", b"a")),
+        (split("a a a a"), (b"a", b"a")),
+        (split("a bc"), (b"ab", b"c")),
+        (split("c b d"), (b"a", b"b")),
+        ([b" a", b"b c"], (b" a", b"b c")),
+        (split("a"), (b"a", b"a")),
+        ([], (b"a", b"b")),
+        (split("ab c ab c ab"), (b"ab", b"c")),
+        (split("a b b a b a b"), (b"a", b"b")),
+        drawn_merge(draw, 8, 12),
+        drawn_merge(draw, 13, 20),
+    ],
+    mistakes={
+        "It merges from right to left, so aaa becomes a, aa; go from left to right.": merge_from_right,
+        "A token is used twice: after a merge, go on behind both of its halves.": [
+            merge_overlapping,
+            right_half_stays,
+        ],
+        "Only the first occurrence is merged; merge all of them.": lambda tokens, pair: merge_pair(
+            tokens, pair, most=1
+        ),
+        "It compares the bytes of the two tokens joined; a bc is another pair than ab c, though it "
+        "spells the same.": (
+            lambda tokens, pair: merge_pair(
+                tokens, pair, lambda left, right: left + right == pair[0] + pair[1]
+            )
+        ),
+        "The order of the two tokens does not matter to it; (a, b) and (b, a) are different pairs.": when(
+            lambda left, right, pair: sorted((left, right)) == sorted(pair)
+        ),
+        "It looks at the left token only; both must be those of the pair.": when(
+            lambda left, right, pair: left == pair[0]
+        ),
+        "It looks at the right token only; both must be those of the pair.": when(
+            lambda left, right, pair: right == pair[1]
+        ),
+        "One matching half is enough for it; both must be those of the pair.": when(
+            lambda left, right, pair: left == pair[0] or right == pair[1]
+        ),
+        "The last token is lost when it is not merged.": [last_is_lost, last_is_lost_and_right_stays],
+        "It asks what stands behind the last token, where nothing is.": beyond_the_end,
+        "It shortens the list and still goes on to where it ended before.": [shortened, shortened_later],
+        "The pair is put in as a tuple; its two tokens should be joined into one.": [
+            lambda tokens, pair: merge_pair(tokens, pair, made=pair),
+            lambda tokens, pair: merge_pair(tokens, pair, made=list(pair)),
+        ],
+        "The result is a tuple; make it a list.": lambda tokens, pair: tuple(merge_pair(tokens, pair)),
+        "The result is all the bytes in one; it should be the list of tokens.": lambda tokens, pair: b"".join(
+            tokens
+        ),
+        "Nothing is merged.": lambda tokens, pair: list(tokens),
+    },
+    signs={
+        "Bytes are lost or added: joined, the tokens should "
+        "give the same bytes as before.": lambda case, got, expected: b"".join(got) != b"".join(case[0]),
+        "The pair still stands somewhere in the result.": lambda case, got, expected: (
+            case[1] in zip(got, got[1:])
+        ),
+    },
+)
+
+
+# ---------------------------------------------------------------- 1.5
+
+
+def by_rule(counts):
+    return max(counts, key=lambda pair: (counts[pair], pair))
+
+
+def trained(
+    word_counts,
+    n_merges,
+    choose=by_rule,
+    times=lambda n: n,
+    merge=merge_pair,
+    pairs=None,
+    least=1,
+    refuse=True,
+):
+    """`learn_merges`, with a place for each mistake."""
+    words = [([bytes([byte]) for byte in word], count) for word, count in word_counts.items()]
+    pairs, merges = pairs or (lambda word: zip(word, word[1:])), []
+    while len(merges) < n_merges:
+        counts = Counter()
+        for word, count in words:
+            for pair in pairs(word):
+                counts[tuple(pair)] += times(count)
+        counts = {pair: n for pair, n in counts.items() if n >= least}
+        if not counts:
+            if refuse:
+                raise ValueError
+            break
+        merges.append(best := choose(counts))
+        words = [(merge(word, best), count) for word, count in words]
+    return merges
+
+
+def updated(word_counts, n_merges, choose=by_rule, subtract=True, every=False):
+    """`learn_merges` with counts that are kept up to date, for the words that change or for all."""
+    words = [([bytes([byte]) for byte in word], count) for word, count in word_counts.items()]
+    counts, merges = Counter(), []
+    for word, count in words:
+        for pair in zip(word, word[1:]):
+            counts[pair] += count
+    while len(merges) < n_merges:
+        left = {pair: count for pair, count in counts.items() if count}
+        if not left:
+            raise ValueError
+        merges.append(best := choose(left))
+        for n, (word, count) in enumerate(words):
+            merged = merge_pair(word, best)
+            words[n] = merged, count
+            if every or len(merged) < len(word):
+                for pair in zip(word, word[1:]):
+                    counts[pair] -= count * subtract
+                for pair in zip(merged, merged[1:]):
+                    counts[pair] += count
+    return merges
+
+
+def joined_words(word_counts, n_merges, times=lambda count: count):
+    return trained({b"".join(word * times(count) for word, count in word_counts.items()): 1}, n_merges)
+
+
+def stale(word_counts, n_merges):
+    """Counts once and takes the most frequent pairs of bytes, without merging."""
+    counts = Counter()
+    for word, count in word_counts.items():
+        for pair in zip(word, word[1:]):
+            counts[bytes(pair[:1]), bytes(pair[1:])] += count
+    if len(counts) < n_merges:
+        raise ValueError
+    return sorted(counts, key=lambda pair: (counts[pair], pair), reverse=True)[:n_merges]
+
+
+def no_error(word_counts, n_merges):
+    return trained(word_counts, n_merges, refuse=False)
+
+
+def other_error(word_counts, n_merges):
+    merges = no_error(word_counts, n_merges)
+    return merges if len(merges) == n_merges else merges[n_merges]
+
+
+def tied(case, got, expected):
+    counts = count_pairs({tuple(single_bytes(word)): count for word, count in case[0].items()})
+    return got[0] != expected[0] and counts[got[0]] == counts[expected[0]]
+
+
+def drawn_counts(draw, n, alphabet, low, high):
+    return {letters(draw, alphabet, low, high).encode(): draw.whole(2, 9) for _ in range(n)}
+
+
+TRAINER = Exercise(
+    right=lambda word_counts, n_merges: learn_merges(word_counts, n_merges),
+    steps=400_000,
+    refuses=(ValueError,),
+    cases=lambda draw: [
+        ({b"ab": 1}, 1),
+        ({b"ab": 1}, 0),
+        ({b"ab": 1, b"cd": 1}, 1),
+        ({b"cd": 1, b"ab": 1}, 1),
+        ({b"ab": 5, b"cd": 1, b"cde": 1}, 1),
+        ({b"abc": 2}, 2),
+        ({b"abc": 2, b"bcd": 3}, 2),
+        ({b"ab": 3, b"aaa": 2}, 1),
+        ({b"ababab": 2, b"cd": 5}, 1),
+        ({b"ab": 1}, 2),
+        ({b"a": 2, b"b": 3}, 1),
+        ({}, 1),
+        ({b"aaaaa": 2}, 3),
+        ({b"ab" * 5: 2, b"bc": 9, b"cde": 8}, 4),
+        ({b"bc": 19, b"ab": 8, b"abc": 2, b"aba": 2}, 3),
+        (drawn_counts(draw, 6, "ab", 2, 7), 4),
+        ({b"abcd": 12} | drawn_counts(draw, 12, "abcd", 2, 6), 7),
+    ],
+    mistakes={
+        "A tie goes to the pair that was counted first; it should go to the pair that sorts last.": [
+            lambda words, n: trained(words, n, choose=lambda counts: max(counts, key=counts.get)),
+            lambda words, n: updated(words, n, choose=lambda counts: max(counts, key=counts.get)),
+        ],
+        "A tie goes to the pair that sorts first; it should go "
+        "to the one that sorts last.": lambda words, n: trained(
+            words, n, choose=lambda counts: min(counts, key=lambda pair: (-counts[pair], pair))
+        ),
+        "A tie goes by the bytes of the joined token; compare the "
+        "pairs (left, right) themselves.": lambda words, n: trained(
+            words,
+            n,
+            choose=lambda counts: max(counts, key=lambda pair: (counts[pair], pair[0] + pair[1])),
+        ),
+        "A tie goes to the longer token; it should go to the pair that sorts last.": lambda words, n: trained(
+            words,
+            n,
+            choose=lambda counts: max(counts, key=lambda pair: (counts[pair], len(pair[0] + pair[1]), pair)),
+        ),
+        "The pair that sorts last comes first; counts should decide, "
+        "and the order only among equals.": lambda words, n: trained(words, n, choose=max),
+        "The rarest pair comes first; it should be the most frequent one.": [
+            lambda words, n: trained(
+                words, n, choose=lambda counts: min(counts, key=lambda pair: (counts[pair], pair))
+            ),
+            lambda words, n: trained(words, n, choose=lambda counts: min(counts, key=counts.get)),
+        ],
+        "Each word counts once; a pair occurs as often as its word does.": lambda words, n: trained(
+            words, n, times=lambda count: 1
+        ),
+        "A pair that comes several times in a word counts once; every place counts.": lambda words, n: (
+            trained(words, n, pairs=lambda word: set(zip(word, word[1:])))
+        ),
+        "Overlapping pairs count once; in aaa both pairs count, "
+        "though only one can be merged.": lambda words, n: trained(words, n, pairs=apart_pairs),
+        "Pairs cross from one word into the next; count and merge inside of each word.": [
+            joined_words,
+            lambda words, n: joined_words(words, n, lambda count: 1),
+        ],
+        "All merges come from one count of the untouched bytes; merge after each choice, and count "
+        "again.": stale,
+        "The pairs that a merge breaks up stay in the counts; count the words as they are after each "
+        "merge.": [
+            lambda words, n: updated(words, n, subtract=False),
+            lambda words, n: updated(words, n, subtract=False, every=True),
+            lambda words, n: trained(words, n, merge=lambda word, pair: word),
+        ],
+        "When no pair is left it returns fewer merges; it should raise a ValueError.": no_error,
+        "When no pair is left it stops with an error of another kind; make it a ValueError.": other_error,
+        "A pair that occurs once is not merged; the rule has no least count.": lambda words, n: trained(
+            words, n, least=2
+        ),
+        "It merges from right to left inside of a word; go from left to right.": lambda words, n: trained(
+            words, n, merge=merge_from_right
+        ),
+        "Only the first occurrence of the pair in each word is merged; merge all of them.": lambda words, n: (
+            trained(words, n, merge=lambda word, pair: merge_pair(word, pair, most=1))
+        ),
+        "The last token of a word is lost when a pair is merged in it; keep it.": lambda words, n: trained(
+            words, n, merge=last_is_lost
+        ),
+        "It returns the new tokens; it should return the pairs "
+        "(left, right) that make them.": lambda words, n: [
+            left + right for left, right in learn_merges(words, n)
+        ],
+        "It learns one merge more than n_merges.": lambda words, n: trained(words, n + 1),
+    },
+    signs={
+        "Bytes are given as numbers; a token is bytes, "
+        "so take bytes([number]).": lambda case, got, expected: any(
+            isinstance(half, int) for pair in got for half in pair
+        ),
+        "Tokens are str; they should be bytes, since a "
+        "token may be half a character.": lambda case, got, expected: any(
+            isinstance(half, str) for pair in got for half in pair
+        ),
+        "A pair wins that is only as frequent as the right one; among equals the one that sorts last "
+        "should win.": tied,
+        "The first merge should be the most frequent pair of the untouched words, and is another one.": (
+            lambda case, got, expected: got[0] != expected[0]
+        ),
+        "A pair is learned twice.": lambda case, got, expected: len(set(got)) < len(got),
+        "The first merges are right and a later one is not: every count should be that of the words "
+        "as merged so far.": (
+            lambda case, got, expected: got[0] == expected[0] and len(got) == len(expected)
+        ),
+    },
+)
+
+
+# ---------------------------------------------------------------- 1.6
+
+
+def by_rank(word, ranks):
+    """The library's encoder, which takes characters for tokens, on bytes."""
+    table, tokens = merge_table(sorted(ranks, key=ranks.get))
+    spelling = {character: token for token, character in tokens.items()}
+    return [spelling[character] for character in merge_by_rank(word.decode("latin-1"), table)]
+
+
+def single_bytes(word):
+    return [bytes([byte]) for byte in word]
+
+
+def greedy(word, ranks):
+    parts = []
+    for byte in single_bytes(word):
+        parts.append(byte)
+        if tuple(parts[-2:]) in ranks:
+            parts[-2:] = [parts[-2] + parts[-1]]
+    return parts
+
+
+def greedy_back(word, ranks):
+    parts = []
+    for byte in single_bytes(word):
+        parts.append(byte)
+        while tuple(parts[-2:]) in ranks:
+            parts[-2:] = [parts[-2] + parts[-1]]
+    return parts
+
+
+def repeated(word, ranks, choose, merge=merge_pair, rounds=None):
+    """Merge the chosen pair until none is left."""
+    parts = single_bytes(word)
+    while rounds != 0 and (known := [pair for pair in zip(parts, parts[1:]) if pair in ranks]):
+        pair = choose(known)
+        if pair is None:
+            break
+        parts, rounds = merge(parts, pair), None if rounds is None else rounds - 1
+    return parts
+
+
+def lowest(word, ranks, **options):
+    return repeated(word, ranks, lambda known: min(known, key=ranks.get), **options)
+
+
+def without_end(word, ranks, default):
+    parts = single_bytes(word)
+    while len(parts) > 1:
+        place = min(range(len(parts) - 1), key=lambda n: ranks.get((parts[n], parts[n + 1]), default))
+        parts[place : place + 2] = [parts[place] + parts[place + 1]]
+    return parts
+
+
+def longest_tokens(word, ranks):
+    tokens, parts = {left + right for left, right in ranks}, []
+    while word:
+        n = max(n for n in range(1, len(word) + 1) if n == 1 or word[:n] in tokens)
+        parts.append(word[:n])
+        word = word[n:]
+    return parts
+
+
+def replayed(word, pairs):
+    parts = single_bytes(word)
+    for pair in pairs:
+        parts = merge_pair(parts, pair)
+    return parts
+
+
+def without_zero(word, ranks):
+    return lowest(word, {pair: rank for pair, rank in ranks.items() if rank})
+
+
+def shuffled(draw, ranks):
+    return {pair: ranks[pair] for pair in sorted(ranks, key=lambda pair: draw.real(0, 1))}
+
+
+def drawn_ranks(draw, n):
+    """Ranks as training makes them, in any order, and a word that needs them."""
+    words = {b"abab": 2, b"aabbccacbabc": 2} | drawn_counts(draw, 9, "abc", 3, 7)
+    ranks = {pair: rank for rank, pair in enumerate(learn_merges(words, n))}
+    return letters(draw, "abc", 12, 18).encode() + b"zab", shuffled(draw, ranks)
+
+
+def rank_table(*pairs):
+    """ "h e", "s h" -> {(b"h", b"e"): 0, (b"s", b"h"): 1}."""
+    return {tuple(split(pair)): rank for rank, pair in enumerate(pairs)}
+
+
+RANKS = Exercise(
+    right=by_rank,
+    cases=lambda draw: [
+        (b"ab", rank_table("a b")),
+        (b"she", rank_table("h e", "s h")),
+        (b"abc", dict(reversed(rank_table("b c", "a b").items()))),
+        (b"bca", dict(reversed(rank_table("c a", "b ca").items()))),
+        (b"bcd", rank_table("c d", "b cd")),
+        (b"abc", rank_table("b c", "a bc", "a b")),
+        (b"aaa", rank_table("a a")),
+        (b"aaaa", rank_table("a a", "aa aa")),
+        (b"abcab", rank_table("a b", "b c", "ab c")),
+        (b"abxab", rank_table("a b", "x ab")),
+        (b"xyz", rank_table("a b")),
+        (b"", rank_table("a b")),
+        (b"b", rank_table("a b")),
+        (b"ba", {}),
+        ("é".encode() * 2, {(b"\xc3", b"\xa9"): 7}),
+        drawn_ranks(draw, 8),
+        drawn_ranks(draw, 11),
+    ],
+    mistakes={
+        "It merges from left to right, as it meets the pairs; ask for the lowest rank in the whole "
+        "word first.": [
+            greedy,
+            greedy_back,
+            lambda word, ranks: repeated(word, ranks, lambda known: known[0]),
+        ],
+        "It takes the pair of highest rank; the lowest was learned first, so it goes first.": [
+            lambda word, ranks: repeated(word, ranks, lambda known: max(known, key=ranks.get)),
+            lambda word, ranks: replayed(word, sorted(ranks, key=ranks.get, reverse=True)),
+        ],
+        "It takes the merges in the order of the dictionary; take "
+        "them in the order of their ranks.": lambda word, ranks: replayed(word, ranks),
+        "It takes the merges in the order of their spelling; take "
+        "them in the order of their ranks.": lambda word, ranks: replayed(word, sorted(ranks)),
+        "It takes the longest token that fits; tokens are made by "
+        "merges, the lowest rank first.": longest_tokens,
+        "The merge of rank 0 is never made: 0 counts as False in a condition.": without_zero,
+        "It stops after one merge; go on until no pair of neighbours has a rank.": lambda word, ranks: lowest(
+            word, ranks, rounds=1
+        ),
+        "It stops after one place; go on until no pair of neighbours has a rank.": lambda word, ranks: lowest(
+            word, ranks, rounds=1, merge=lambda parts, pair: merge_pair(parts, pair, most=1)
+        ),
+        "It goes on when no pair has a rank any more; a pair without a rank is not merged.": [
+            lambda word, ranks: without_end(word, ranks, len(ranks) + 99),
+            lambda word, ranks: without_end(word, ranks, -1),
+            lambda word, ranks: without_end(word, ranks, 0),
+        ],
+        "In a row of equal tokens it merges from the right; go from left to right.": lambda word, ranks: (
+            lowest(word, ranks, merge=merge_from_right)
+        ),
+        "It returns a tuple; make it a list.": lambda word, ranks: tuple(by_rank(word, ranks)),
+        "A token of one byte comes as a number; make it bytes.": [
+            lambda word, ranks: [token[0] if len(token) == 1 else token for token in by_rank(word, ranks)],
+            lambda word, ranks: list(word),
+        ],
+        "Nothing is merged.": lambda word, ranks: single_bytes(word),
+    },
+    signs={
+        "The tokens should be bytes, also those of a single byte.": lambda case, got, expected: any(
+            not isinstance(token, bytes) for token in got
+        ),
+        "Bytes are lost or added: joined, the tokens should give the word.": lambda case, got, expected: (
+            b"".join(got) != case[0]
+        ),
+        "Two neighbours still have a rank; go on until no pair has one.": lambda case, got, expected: any(
+            pair in case[1] for pair in zip(got, got[1:])
+        ),
+        "There is a token that no merge makes.": lambda case, got, expected: any(
+            len(token) > 1 and token not in {left + right for left, right in case[1]} for token in got
+        ),
+    },
+)
+
+
+# ---------------------------------------------------------------- 1.7
+
+
+def decode_bytes(ids, vocab):
+    try:
+        return b"".join([vocab[index] for index in ids])
+    except KeyError as error:
+        raise ValueError(f"{error} is not an id") from None
+
+
+def drawn_vocab(draw):
+    tokens = [b"a", b" the", "é".encode()[:1], "é".encode()[1:], b"\xff", b"\n", b"ing"]
+    numbers = sorted(range(3, 40), key=lambda number: draw.real(0, 1))
+    return dict(zip(numbers, tokens))
+
+
+def drawn_ids(draw, n):
+    vocab = drawn_vocab(draw)
+    return [draw.choice(list(vocab)) for _ in range(n)], vocab
+
+
+def joined_as_text(ids, vocab, errors):
+    return "".join(vocab[index].decode("utf-8", errors) for index in ids).encode()
+
+
+def refused_by(ids, vocab, error):
+    if not set(ids) <= set(vocab):
+        raise error
+    return decode_bytes(ids, vocab)
+
+
+def by_place(ids, tokens, error):
+    """Tokens by their places; an error for other ids, and with None only for those behind the end."""
+    if any(not -len(tokens) * (error is None) <= index < len(tokens) for index in ids):
+        raise error or IndexError
+    return b"".join(tokens[index] for index in ids)
+
+
+SMALL = {0: b"a", 1: b"b", 2: b"ab"}
+
+DECODE = Exercise(
+    right=decode_bytes,
+    refuses=(ValueError,),
+    cases=lambda draw: [
+        ([2], SMALL),
+        ([0, 2], SMALL),
+        ([1, 0, 1], SMALL),
+        ([], SMALL),
+        ([3], SMALL),
+        ([0, -1], SMALL),
+        ([9, 4], {4: b"d", 9: b"i"}),
+        ([4, 9], {9: b"i", 4: b"d"}),
+        ([0], {0: b"\xc3", 1: b"\xa9"}),
+        ([0, 1], {0: b"\xc3", 1: b"\xa9"}),
+        drawn_ids(draw, 9),
+        drawn_ids(draw, 14),
+    ],
+    mistakes={
+        "An id that is not in vocab stops it with an error of another kind; it should be a ValueError.": [
+            lambda ids, vocab, error=error: refused_by(ids, vocab, error)
+            for error in (KeyError, IndexError, TypeError, AssertionError, RuntimeError, Exception)
+        ],
+        "The error is returned as if it were a result; raise it.": lambda ids, vocab: (
+            decode_bytes(ids, vocab) if set(ids) <= set(vocab) else ValueError()
+        ),
+        "An id that is not in vocab is left out; it should raise a ValueError, or the text changes "
+        "silently.": [
+            lambda ids, vocab: b"".join(vocab.get(index, b"") for index in ids),
+            lambda ids, vocab: b"".join(vocab.get(index, b"") for index in reversed(ids)),
+        ],
+        "An id that is not in vocab becomes a sign; it should raise a ValueError.": [
+            lambda ids, vocab, sign=sign: b"".join(vocab.get(index, sign) for index in ids)
+            for sign in (b"?", b"\xef\xbf\xbd", b"\xff", b"\0", b"<unk>", b"<|unk|>")
+        ],
+        "It gives a str; keep to bytes, since a token may be half a character.": [
+            lambda ids, vocab, errors=errors: decode_bytes(ids, vocab).decode("utf-8", errors)
+            for errors in ("replace", "ignore", "strict")
+        ]
+        + [lambda ids, vocab: "".join(str(vocab[index], "utf-8", "replace") for index in ids)],
+        "Each token goes through text on its way, and half a character does not survive that; join "
+        "the bytes.": [
+            lambda ids, vocab, errors=errors: joined_as_text(ids, vocab, errors)
+            for errors in ("replace", "ignore", "strict")
+        ],
+        "It gives a list of tokens; join them.": lambda ids, vocab: [vocab[index] for index in ids],
+        "The ids themselves become bytes; look each one up in vocab.": [
+            lambda ids, vocab: bytes(ids),
+            lambda ids, vocab: bytes(abs(index) for index in ids),
+        ],
+        "It takes an id for a place in the list of tokens; ids need not be in order, nor without gaps.": [
+            lambda ids, vocab, order=order, error=error: by_place(ids, order(vocab), error)
+            for order in (
+                lambda vocab: list(vocab.values()),
+                lambda vocab: [vocab[index] for index in sorted(vocab)],
+            )
+            for error in (IndexError, ValueError, None)
+        ],
+        "The tokens are joined with something between them; put nothing there.": [
+            lambda ids, vocab, between=between: between.join(vocab[index] for index in ids)
+            for between in (b" ", b"|", b"\n", b",", b", ")
+        ],
+        "The tokens come in reverse order.": lambda ids, vocab: decode_bytes(ids[::-1], vocab),
+        "The tokens come in the order of vocab; they should come in the order of ids.": lambda ids, vocab: (
+            b"".join(token for index, token in vocab.items() if index in ids)
+        ),
+    },
+    signs={
+        "The result is too short: each id should add the bytes of its token.": lambda case, got, expected: (
+            len(got) < len(expected)
+        ),
+        "The result is too long: each id should add the bytes of "
+        "its token, and nothing else.": lambda case, got, expected: len(got) > len(expected),
+    },
+)
+
+
+# ---------------------------------------------------------------- 1.8
+
+
+def whole_characters(chunks, errors="replace"):
+    decoder = codecs.getincrementaldecoder("utf-8")(errors)
+    return [*[decoder.decode(chunk) for chunk in chunks], decoder.decode(b"", final=True)]
+
+
+def all_or_nothing(chunks):
+    texts, held = [], b""
+    for chunk in chunks:
+        held += chunk
+        try:
+            texts.append(held.decode())
+            held = b""
+        except UnicodeDecodeError:
+            texts.append("")
+    return [*texts, held.decode("utf-8", "replace")]
+
+
+def strict_front(chunks):
+    """Keeps what the first error points at, for good."""
+    texts, held = [], b""
+    for chunk in chunks:
+        held += chunk
+        try:
+            texts.append(held.decode())
+            held = b""
+        except UnicodeDecodeError as error:
+            texts.append(held[: error.start].decode())
+            held = held[error.start :]
+    return [*texts, held.decode("utf-8", "replace")]
+
+
+def a_chunk_late(chunks):
+    texts = whole_characters(chunks)
+    return ["", *texts[:-2], "".join(texts[-2:])] if len(texts) > 1 else texts
+
+
+def all_so_far(chunks):
+    return list(accumulate(whole_characters(chunks)))
+
+
+def cut_up(draw, text, cut=None):
+    """The bytes of a text in chunks of 0 to 3 bytes, the last `cut` bytes missing."""
+    spelling = text.encode()[:cut]
+    chunks = []
+    while spelling:
+        n = draw.whole(0, 3)
+        chunks.append(spelling[:n])
+        spelling = spelling[n:]
+    return chunks
+
+
+STREAM = Exercise(
+    right=lambda chunks: whole_characters(chunks),
+    cases=lambda draw: [
+        ([b"a"],),
+        ([b"\xc3", b"\xa9"],),
+        ([b"\xc3"],),
+        ([b"a\xc3", b"\xa9b"],),
+        ([b"a", b"b"],),
+        ([b"\xf0\x9f", b"\x90", b"\x9a"],),
+        ([b"a\xf0", b"\x9f\x90"],),
+        ([b"", b"a", b""],),
+        ([],),
+        (["é".encode(), "数🐚".encode()],),
+        ([b"\xe6", b"\x95", b"\xb0\xe6", b"\x95\xb0"],),
+        ([b"\xc3", b"a", b"b"],),
+        ([b"a\x80", b"b"],),
+        (cut_up(draw, letters(draw, "aé数🐚", 6, 9) + "é🐚"),),
+        (cut_up(draw, "數" + letters(draw, "bèन🏴", 9, 12) + "🐚", -draw.whole(1, 3)),),
+    ],
+    mistakes={
+        "Each chunk is decoded by itself, so a character that is cut in two becomes U+FFFD; hold its "
+        "bytes back.": lambda chunks: [
+            *[chunk.decode("utf-8", "replace") for chunk in chunks],
+            "",
+        ],
+        "Half a character is thrown away; hold its bytes back until the rest comes.": lambda chunks: [
+            *[chunk.decode("utf-8", "ignore") for chunk in chunks],
+            "",
+        ],
+        "A chunk that ends in the middle of a character stops it with an error.": [
+            lambda chunks: [*[chunk.decode() for chunk in chunks], ""],
+            lambda chunks: [*[chunk.decode() for chunk in chunks]],
+        ],
+        "All that is held back waits until every byte of it can be decoded; the whole characters in "
+        "front should come at "
+        "once, and a byte that is wrong should not stop what follows.": all_or_nothing,
+        "One wrong byte holds up everything after it; what can never become a character should come "
+        "at once as U+FFFD.": (strict_front),
+        "Everything comes at the end; a character should come with the chunk that completes it.": [
+            lambda chunks: [*[""] * len(chunks), b"".join(chunks).decode("utf-8", "replace")],
+            lambda chunks: [b"".join(chunks).decode("utf-8", "replace")],
+        ],
+        "Every text comes one chunk late.": a_chunk_late,
+        "What is held back when the chunks end is lost; it should come as U+FFFD at the end.": [
+            lambda chunks: [*whole_characters(chunks)[:-1], ""],
+            lambda chunks: whole_characters(chunks, "ignore"),
+        ],
+        "The text after the last chunk is missing: there should be one text for each chunk, and one more.": [
+            lambda chunks: whole_characters(chunks)[:-1],
+            lambda chunks: (lambda texts: texts if texts[-1] else texts[:-1])(whole_characters(chunks)),
+        ],
+        "Empty texts are left out; keep them, one text for each chunk and one more.": [
+            lambda chunks: [text for text in whole_characters(chunks) if text],
+            lambda chunks: [text for text in whole_characters(chunks)[:-1] if text],
+            lambda chunks: (lambda texts: [*filter(None, texts[:-1]), texts[-1]])(whole_characters(chunks)),
+        ],
+        "An empty chunk is passed over; it should have a text too, which may be empty.": lambda chunks: (
+            whole_characters([chunk for chunk in chunks if chunk])
+        ),
+        "It gives single characters; give one text for each chunk.": [
+            lambda chunks: list("".join(whole_characters(chunks))),
+            lambda chunks: [*"".join(whole_characters(chunks)[:-1]), whole_characters(chunks)[-1]],
+        ],
+        "What is held back at the end is put to the last chunk's "
+        "text; give it a text of its own.": lambda chunks: (lambda texts: [*texts[:-2], "".join(texts[-2:])])(
+            whole_characters(chunks)
+        ),
+        "It gives all texts so far with every chunk; give only what is new.": [
+            all_so_far,
+            lambda chunks: [*all_so_far(chunks)[:-1], whole_characters(chunks)[-1]],
+        ],
+    },
+    signs={
+        "There should be one text for each chunk, and one more.": lambda case, got, expected: (
+            len(got) != len(case[0]) + 1
+        ),
+        "Joined, the texts should be what the bytes decode to with errors='replace', and are "
+        "something else.": (lambda case, got, expected: "".join(got) != "".join(expected)),
+        "The characters are right, but some come too early or too late.": lambda case, got, expected: (
+            "".join(got) == "".join(expected)
+        ),
+    },
+)
+
+
+# ---------------------------------------------------------------- 1.9
+
+
+def split_special(text, tokens, keep_empty=False):
+    parts = special_pattern(frozenset(tokens)).split(text)
+    return parts if keep_empty else [part for part in parts if part]
+
+
+def cut_by(order, escape=re.escape, group="({})"):
+    """By a pattern of the tokens in some order."""
+
+    def answer(text, tokens):
+        if not tokens:
+            return [text] if text else []
+        pattern = group.format("|".join(map(escape, order(tokens))))
+        return [part for part in re.split(pattern, text) if part]
+
+    return answer
+
+
+def token_after_token(order, again=False):
+    """Cuts at all places of one token, then of the next."""
+
+    def answer(text, tokens):
+        parts = [text] if text else []
+        for token in order(tokens):
+            parts = [
+                piece
+                for part in parts
+                for piece in (
+                    [part] if part in tokens and not again else re.split(f"({re.escape(token)})", part)
+                )
+                if piece
+            ]
+        return parts
+
+    return answer
+
+
+def as_given(tokens):
+    return list(tokens)
+
+
+def longest_first(tokens):
+    return sorted(tokens, key=len, reverse=True)
+
+
+def shortest_first(tokens):
+    return sorted(tokens, key=len)
+
+
+def drawn_special(draw, n):
+    names = ["<|a|>", "<|a|>b", "<|end|>", "[SEP]", "a", " b", "<|", "\n"]
+    return "".join(draw.choice(names) for _ in range(n)), ["<|a|>", "[SEP]", "<|end|>", "<|a|>b"]
+
+
+def one_only(text, tokens):
+    """Cuts at the first special token only."""
+    parts = split_special(text, tokens, keep_empty=True)
+    return [part for part in [*parts[:2], "".join(parts[2:])] if part]
+
+
+def with_text_before(text, tokens):
+    parts = [*split_special(text, tokens, keep_empty=True), ""]
+    return [left + right for left, right in zip(parts[::2], parts[1::2]) if left + right]
+
+
+SPECIAL = Exercise(
+    right=lambda text, tokens: split_special(text, tokens),
+    cases=lambda draw: [
+        ("a<s>b", ["<s>"]),
+        ("<s>", ["<s>"]),
+        ("<s><s>a", ["<s>"]),
+        ("a|b", ["|"]),
+        ("a<|e|>b", ["<|e|>"]),
+        ("[A]A", ["[A]"]),
+        ("a.b", ["."]),
+        ("a<s>b<t>", ["<s>", "<t>"]),
+        ("<s>2", ["<s>", "<s>2"]),
+        ("<s>2", ["<s>2", "<s>"]),
+        ("a<s>2", ["<s>2", "<s>"]),
+        (" a <s> b\n", ["<s>"]),
+        ("xabcdx", ["ab", "bcd"]),
+        ("abcx", ["bc", "ab", "c"]),
+        ("ab", []),
+        ("", ["<s>"]),
+        ("plain", ["<s>"]),
+        ("she<|endoftext|>sea<|endoftext|>", ["<|endoftext|>", "<|padding|>"]),
+        drawn_special(draw, 12),
+        ("<|a|>b<|a|>" + drawn_special(draw, 9)[0], ["<|a|>", "[SEP]", "<|a|>b", "<|end|>"]),
+    ],
+    mistakes={
+        "Signs such as | and [ ] mean something in a regular expression; escape the tokens.": [
+            cut_by(order, escape=lambda token: token) for order in (as_given, longest_first)
+        ],
+        "The first of tokens that fits is taken; where several begin at the same place, take the longest.": [
+            cut_by(as_given),
+        ],
+        "The shortest token that fits is taken; where several begin at the same place, take the longest.": [
+            cut_by(shortest_first),
+            cut_by(sorted),
+        ],
+        "It cuts at all places of one token before it looks for the next; go through the text from "
+        "left to right.": [
+            token_after_token(order) for order in (as_given, longest_first, shortest_first, sorted)
+        ],
+        "The special tokens are lost; keep each as a part of its own.": [
+            cut_by(order, group="(?:{})") for order in (longest_first, as_given)
+        ],
+        "Empty parts are in the result; leave them out.": [
+            lambda text, tokens: split_special(text, tokens, keep_empty=True),
+            lambda text, tokens: split_special(text, tokens) or [""],
+        ],
+        "Only the special tokens are there; keep the text between them too.": lambda text, tokens: [
+            part for part in split_special(text, tokens) if part in tokens
+        ],
+        "A special token stays in one part with the text before "
+        "it; give it a part of its own.": with_text_before,
+        "It cuts at the first special token and no further.": one_only,
+        "Special tokens that are neighbours come as one part; "
+        "give each a part of its own.": lambda text, tokens: cut_by(longest_first, group="((?:{})+)")(
+            text, tokens
+        ),
+        "Every character is a part; text between special tokens stays together.": lambda text, tokens: [
+            piece for part in split_special(text, tokens) for piece in ([part] if part in tokens else part)
+        ],
+        "White space at the ends of the parts is lost.": lambda text, tokens: [
+            part.strip() for part in split_special(text, tokens) if part.strip()
+        ],
+        "A special token is cut again at a shorter one inside of it; leave it whole.": [
+            token_after_token(order, again=True) for order in (as_given, longest_first)
+        ],
+        "Without special tokens it should give the text as one part, and does something else.": [
+            lambda text, tokens, cut=cut: split_special(text, tokens) if tokens else cut(text)
+            for cut in (lambda text: [], list, lambda text: ["", *text, ""])
+        ],
+    },
+    signs={
+        "Text is lost or added: joined, the parts should give the text.": lambda case, got, expected: (
+            "".join(got) != case[0]
+        ),
+        "There is an empty part; leave it out.": lambda case, got, expected: "" in got,
+        "A special token is still in a longer part.": lambda case, got, expected: any(
+            token in part and part not in case[1] for part in got for token in case[1]
+        ),
+    },
+)
+
+
+# ---------------------------------------------------------------- 1.10
+
+
+def bytes_per_token(texts, ids):
+    return sum(len(text.encode()) for text in texts) / sum(map(len, ids))
+
+
+def drawn_texts(draw, n):
+    texts = [letters(draw, "abé数🐚 ", 3, 12) for _ in range(n)]
+    return texts, [[draw.whole(0, 999) for _ in range(draw.whole(1, 8))] for _ in texts]
+
+
+RATIO = Exercise(
+    right=bytes_per_token,
+    cases=lambda draw: [
+        (["ab"], [[7]]),
+        (["é"], [[7]]),
+        (["a"], [[3, 4]]),
+        (["the sea", "a"], [[5], [6]]),
+        (["abcd", "🐚"], [[256], [1, 2, 3, 4]]),
+        (["aa", "bb", ""], [[8, 8], [9], []]),
+        (["数字 a", *drawn_texts(draw, 4)[0]][:4], [[1, 1], [2], [3, 4, 5], [6, 7, 8, 9, 9]]),
+        (["é数 the sea", "sea sea sea é"], [[4, 5, 5, draw.whole(1, 9)], [draw.whole(1, 9), 2]]),
+        tuple([*part, *more] for part, more in zip((["the shell 🐚"], [[2, 2, 3]]), drawn_texts(draw, 5))),
+    ],
+    mistakes={
+        "It counts characters; count bytes, so that all languages are measured alike.": lambda texts, ids: (
+            sum(map(len, texts)) / sum(map(len, ids))
+        ),
+        "It is upside down: tokens per byte.": lambda texts, ids: 1 / bytes_per_token(texts, ids),
+        "It is the mean of the ratios of single texts; divide all bytes by all tokens, so that long "
+        "texts count more.": [
+            lambda texts, ids: (
+                sum(len(text.encode()) / len(each) for text, each in zip(texts, ids) if each)
+                / sum(map(bool, ids))
+            ),
+            lambda texts, ids: (
+                sum(len(text.encode()) / max(len(each), 1) for text, each in zip(texts, ids)) / len(texts)
+            ),
+            lambda texts, ids: (
+                sum(len(text.encode()) / len(each) for text, each in zip(texts, ids)) / len(texts)
+            ),
+        ],
+        "It counts characters, and takes the mean of single texts.": lambda texts, ids: (
+            sum(len(text) / max(len(each), 1) for text, each in zip(texts, ids)) / len(texts)
+        ),
+        "The texts are joined with something between them, which is counted too.": [
+            lambda texts, ids, between=between: bytes_per_token([between.join(texts)], ids)
+            for between in (" ", "\n", ", ")
+        ],
+        "It adds up the ids; count them.": lambda texts, ids: (
+            sum(len(text.encode()) for text in texts) / max(sum(chain.from_iterable(ids)), 1)
+        ),
+        "It is tokens per word, the fertility; here bytes per token are asked for.": lambda texts, ids: (
+            sum(map(len, ids)) / sum(len(text.split()) for text in texts)
+        ),
+        "Only the first text is measured; take all of them.": lambda texts, ids: bytes_per_token(
+            texts[:1], ids[:1]
+        ),
+        "It divides by the number of texts; divide by the number of tokens.": lambda texts, ids: (
+            sum(len(text.encode()) for text in texts) / len(ids)
+        ),
+        "It divides by the number of different ids; every token counts.": lambda texts, ids: (
+            sum(len(text.encode()) for text in texts) / len(set(chain.from_iterable(ids)))
+        ),
+        "It divides without a remainder; the ratio need not be whole.": lambda texts, ids: (
+            bytes_per_token(texts, ids) // 1
+        ),
+        "It is rounded; leave the ratio as it is.": [
+            lambda texts, ids: float(round(bytes_per_token(texts, ids))),
+            lambda texts, ids: round(bytes_per_token(texts, ids), 1),
+            lambda texts, ids: round(bytes_per_token(texts, ids), 2),
+        ],
+    },
+)
+
+check = checker(
+    {
+        "1.1": CHARACTERS,
+        "1.2": BYTES,
+        "1.3": PAIRS,
+        "1.4": MERGE,
+        "1.5": TRAINER,
+        "1.6": RANKS,
+        "1.7": DECODE,
+        "1.8": STREAM,
+        "1.9": SPECIAL,
+        "1.10": RATIO,
+    }
+)
