@@ -64,18 +64,16 @@ TEMPERATURE = Exercise(
         (5 * draw.normal(4, 6), 0),
     ],
     mistakes={
-        "It multiplies by the temperature: a high temperature should make the probabilities more alike, so divide.": both(
-            lambda logits, temperature: (logits * temperature).softmax(dim=-1)
-        ),
+        "It multiplies by the temperature: a high temperature should make the probabilities more alike, so "
+        "divide.": both(lambda logits, temperature: (logits * temperature).softmax(dim=-1)),
         "It divides the probabilities. The temperature belongs before the softmax, on the logits.": both(
             lambda logits, temperature: logits.softmax(dim=-1) / temperature
         ),
         "The temperature changes nothing here: these are the probabilities at temperature 1.": both(
             lambda logits, temperature: logits.softmax(dim=-1)
         ),
-        "The softmax goes down the columns: the probabilities of one row, along the last dimension, have the sum 1.": both(
-            lambda logits, temperature: (logits / temperature).softmax(dim=0)
-        ),
+        "The softmax goes down the columns: the probabilities of one row, along the last dimension, have "
+        "the sum 1.": both(lambda logits, temperature: (logits / temperature).softmax(dim=0)),
         "All rows share one softmax: every row is a question of its own, with probabilities of sum 1.": both(
             lambda logits, temperature: (logits / temperature).flatten().softmax(dim=0).view(logits.shape)
         ),
@@ -89,15 +87,15 @@ TEMPERATURE = Exercise(
             at_zero(lambda logits: best_of(logits) / best_of(logits).sum(dim=-1, keepdim=True)),
             at_zero(best_of),
         ],
-        "At temperature 0 it returns the ids of the best tokens; the result is a row of probabilities there too, 1 for "
-        "the best and 0 for the others.": at_zero(lambda logits: logits.argmax(dim=-1)),
-        "At temperature 0 only one row of the batch gets its best token: look for the largest logit of each row.": [
+        "At temperature 0 it returns the ids of the best tokens; the result is a row of probabilities there "
+        "too, 1 for the best and 0 for the others.": at_zero(lambda logits: logits.argmax(dim=-1)),
+        "At temperature 0 only one row of the batch gets its best token: look for the largest logit of each "
+        "row.": [
             at_zero(lambda x: F.one_hot(x.argmax(), x.numel()).view(x.shape).to(x.dtype)),
             at_zero(lambda x: (x == x.max()).to(x.dtype)),
         ],
-        "At temperature 0 it gives the probabilities of temperature 1; all of it should go to the best token.": at_zero(
-            lambda logits: logits.softmax(dim=-1)
-        ),
+        "At temperature 0 it gives the probabilities of temperature 1; all of it should go to the best "
+        "token.": at_zero(lambda logits: logits.softmax(dim=-1)),
         "These are logarithms of probabilities: softmax, not log_softmax.": both(
             lambda logits, temperature: (logits / temperature).log_softmax(dim=-1)
         ),
@@ -148,9 +146,11 @@ TOP_K = Exercise(
         (draw.normal(2, 5), 8),
     ],
     mistakes={
-        "Equal logits slip through: it keeps all that are as good as the k-th, and so more than k. Take the places of "
-        "the k best.": lambda logits, k: logits.masked_fill(logits < threshold(logits, k), -math.inf),
-        "Equal logits are lost: it drops all that are as good as the best one outside. Take the places of the k best.": (
+        "Equal logits slip through: it keeps all that are as good as the k-th, and so more than k. Take the "
+        "places of the k "
+        "best.": lambda logits, k: logits.masked_fill(logits < threshold(logits, k), -math.inf),
+        "Equal logits are lost: it drops all that are as good as the best one outside. Take the places of "
+        "the k best.": (
             lambda logits, k: logits.masked_fill(
                 logits <= threshold(logits, k + 1)
                 if k < logits.size(-1)
@@ -164,7 +164,8 @@ TOP_K = Exercise(
             lambda logits, k: top_k_filter(logits, max(1, k - 1)),
         ],
         "It keeps one token more than k.": lambda logits, k: top_k_filter(logits, k + 1),
-        "Dropped logits become 0, which the softmax turns into a probability above 0; they should be minus infinity.": (
+        "Dropped logits become 0, which the softmax turns into a probability above 0; they should be minus "
+        "infinity.": (
             lambda logits, k: top_k_filter(logits, k).masked_fill(top_k_filter(logits, k).isneginf(), 0)
         ),
         "It keeps the smallest logits; the largest should stay.": lambda logits, k: logits.masked_fill(
@@ -182,9 +183,8 @@ TOP_K = Exercise(
         "All rows keep the places that are best in the first row; each row has its own.": lambda logits, k: (
             logits.masked_fill(top_k_filter(logits, k)[:1].isneginf(), -math.inf)
         ),
-        "It returns only the k best logits; the result has all V places, with minus infinity at the dropped ones.": (
-            lambda logits, k: logits.topk(min(k, logits.size(-1))).values
-        ),
+        "It returns only the k best logits; the result has all V places, with minus infinity at the dropped "
+        "ones.": (lambda logits, k: logits.topk(min(k, logits.size(-1))).values),
         "A k above V should keep everything; here it ends in an error.": [
             lambda logits, k: top_k_filter(logits, k) if k <= logits.size(-1) else logits.topk(k).values,
             lambda logits, k: top_k_filter(logits, k) if k <= logits.size(-1) else [][k],
@@ -283,16 +283,17 @@ TOP_P = Exercise(
             by_sum(lambda ordered, sums, p: sums < p),
         ],
         "It keeps one token too many, the one behind the last that p needs.": by_sum(
-            lambda ordered, sums, p: best_stays(best_stays(torch.cat([sums[:, :1], sums[:, :-1]], -1) - ordered < p))
-            | (torch.cat([0 * sums[:, :2], sums[:, :-2]], -1) < p)
+            lambda ordered, sums, p: torch.cat([0 * sums[:, :2], sums[:, :-2]], -1) < p
         ),
-        "Rounding decides: where the best tokens reach p exactly, one more may stay, and at p = 1 a rare one may be "
-        "lost. Add up from the worst token, and leave a little room.": [
+        "Rounding decides: where the best tokens reach p exactly, one more may stay, and at p = 1 a rare "
+        "one may be lost. Add up from the worst token, and leave a little room.": [
             by_sum(lambda ordered, sums, p: sums - ordered < p),
             by_sum(lambda ordered, sums, p: best_stays(torch.cat([sums[:, :1], sums[:, :-1]], -1) < p)),
             by_sum(lambda ordered, sums, p: sums >= 1 - p, ascending=True),
             by_sum(lambda ordered, sums, p: best_stays(sums - ordered < p - 1e-6)),
-            by_sum(lambda ordered, sums, p: best_stays(torch.cat([sums[:, :1], sums[:, :-1]], -1) < p - 1e-6)),
+            by_sum(
+                lambda ordered, sums, p: best_stays(torch.cat([sums[:, :1], sums[:, :-1]], -1) < p - 1e-6)
+            ),
         ],
         "It adds up the probabilities as they stand; put the best first, or the worst.": lambda logits, p: (
             logits.masked_fill(logits.softmax(-1).cumsum(-1) - logits.softmax(-1) >= p, -math.inf)
@@ -306,12 +307,13 @@ TOP_P = Exercise(
             by_sum(lambda ordered, sums, p: best_stays(ordered >= p)),
             by_sum(lambda ordered, sums, p: best_stays(ordered >= 1 - p)),
         ],
-        "The decision is made in the sorted order and used in the original one: take it back to where each token "
-        "stood.": [
+        "The decision is made in the sorted order and used in the original one: take it back to where each "
+        "token stood.": [
             by_sum(lambda ordered, sums, p: sums - ordered < p, back=""),
             by_sum(from_the_worst, back="", ascending=True),
         ],
-        "The way back from the sorted order goes the wrong way: gather collects from places, scatter writes to them.": [
+        "The way back from the sorted order goes the wrong way: gather collects from places, scatter writes "
+        "to them.": [
             by_sum(lambda ordered, sums, p: sums - ordered < p, back="gather"),
             by_sum(from_the_worst, back="gather", ascending=True),
         ],
@@ -319,15 +321,15 @@ TOP_P = Exercise(
             lambda logits, p: top_p_filter(logits, p).sort(dim=-1, descending=True).values,
             lambda logits, p: top_p_filter(logits, p).sort(dim=-1).values,
         ],
-        "Dropped logits become 0, which is a logit like any other; they should be minus infinity.": lambda logits, p: (
+        "Dropped logits become 0, a logit like any other; they should be minus infinity.": lambda logits, p: (
             logits.masked_fill(~right_kept(logits, p), 0)
         ),
         "It returns probabilities; the next filter and the softmax want logits.": [
             lambda logits, p: top_p_filter(logits, p).softmax(dim=-1),
             lambda logits, p: logits.softmax(-1).masked_fill(~right_kept(logits, p), 0),
         ],
-        "All rows keep the tokens of the first row; each row has its own set.": lambda logits, p: logits.masked_fill(
-            ~right_kept(logits, p)[:1], -math.inf
+        "All rows keep the tokens of the first row; each row has its own set.": lambda logits, p: (
+            logits.masked_fill(~right_kept(logits, p)[:1], -math.inf)
         ),
         "It adds up logits; p is a probability, so softmax comes first.": [
             lambda logits, p: logits.masked_fill(
@@ -335,12 +337,16 @@ TOP_P = Exercise(
             ),
             lambda logits, p: logits.masked_fill(
                 torch.zeros_like(logits, dtype=torch.bool).scatter(
-                    -1, logits.argsort(-1, descending=True),
-                    logits.sort(-1, descending=True).values.cumsum(-1) - logits.sort(-1, descending=True).values >= p,
-                ), -math.inf,
+                    -1,
+                    logits.argsort(-1, descending=True),
+                    logits.sort(-1, descending=True).values.cumsum(-1)
+                    - logits.sort(-1, descending=True).values
+                    >= p,
+                ),
+                -math.inf,
             ),
         ],
-        "From the worst end the limit is 1 - p, what the better tokens leave; here it is p.": lambda logits, p: (
+        "From the worst end the limit is 1 - p, what the others leave; here it is p.": lambda logits, p: (
             top_p_filter(logits, max(1 - p, 1e-9))
         ),
         "It keeps everything, whatever p says.": lambda logits, p: logits.clone(),
@@ -359,7 +365,7 @@ TOP_P = Exercise(
             (got.isfinite().sum(-1) < expected.isfinite().sum(-1)).any()
         ),
     },
-)  # fmt: skip
+)
 
 
 # ---------------------------------------------------------------- 6.4 the next token
@@ -428,7 +434,11 @@ SAMPLE = Exercise(
         (torch.tensor([[2.0, 1.0, 0.0]]), {"top_p": 0.8}, MANY),
         (torch.tensor([[2.0, 1.0, 0.0]]), {"top_k": 2, "top_p": 0.7}, MANY),
         (torch.tensor([[2.0, 1.0, 0.0]]), {"temperature": 0.5, "top_p": 0.8}, MANY),
-        (draw.choice([1, -1]) * torch.tensor([[1.0, 0.0, -1.5, -3.0]]), {"temperature": draw.real(0.3, 0.6)}, MANY),
+        (
+            draw.choice([1, -1]) * torch.tensor([[1.0, 0.0, -1.5, -3.0]]),
+            {"temperature": draw.real(0.3, 0.6)},
+            MANY,
+        ),
         (torch.tensor([[-1.0, -2.0, 0.5, -1.5, 1.0]]), {"temperature": 2.0, "top_k": draw.whole(2, 3)}, MANY),
         (torch.tensor([[0.0, 99.0], [99.0, 0.0], [0.0, 99.0]]), {}, 3),
     ],
@@ -439,7 +449,8 @@ SAMPLE = Exercise(
             sampler(lambda logits: logits.abs()),
         ],
         "torch.multinomial gets logarithms of probabilities; it wants the probabilities themselves.": [
-            sampler(lambda logits: logits.log_softmax(-1)), sampler(lambda logits: -logits.log_softmax(-1))
+            sampler(lambda logits: logits.log_softmax(-1)),
+            sampler(lambda logits: -logits.log_softmax(-1)),
         ],
         "It always takes the best token. Only temperature 0 is greedy; otherwise draw.": always_best,
         "It draws evenly among the tokens; each should come up as often as it is probable.": sampler(
@@ -451,8 +462,10 @@ SAMPLE = Exercise(
         "top_k changes nothing.": sampler(order="tp"),
         "top_p changes nothing.": sampler(order="tk"),
         "Neither top_k nor top_p changes anything.": sampler(order="t"),
-        "Top p comes before top k. The order is temperature, top k, top p: of the k best, those that reach p.": [
-            sampler(order="tpk"), sampler(order="ptk")
+        "Top p comes before top k. The order is temperature, top k, top p: of the k best, those that reach "
+        "p.": [
+            sampler(order="tpk"),
+            sampler(order="ptk"),
         ],
         "The temperature comes after the filters. It comes first, since it changes which tokens reach p.": [
             sampler(order="kpt")
@@ -481,7 +494,7 @@ SAMPLE = Exercise(
     },
     tolerance=0.05,
     steps=1_000_000,
-)  # fmt: skip
+)
 
 
 # ---------------------------------------------------------------- 6.5 the cache of one layer
@@ -657,23 +670,23 @@ LAYER_CACHE = Exercise(
         layer_case(draw, 2, 1, 5, 12, [4, "rewind to 2", 1, 3, "rewind to 0", 2]),
     ],
     mistakes={
-        "The memory grows with every append, so all older keys are copied each time. Set aside room for capacity tokens "
-        "once, and write into it.": [Glued, GluedForGood],
+        "The memory grows with every append, so all older keys are copied each time. Set aside room for "
+        "capacity tokens once, and write into it.": [Glued, GluedForGood],
         "append returns only the new keys and values; attention needs all so far.": OnlyNew,
         "append returns the whole memory, with the room that nothing has been written to.": WholeMemory,
         "length stays 0; after an append it should have grown by the number of new tokens.": StandsStill,
         "length is the number of tokens that came last; it should count all that are held.": LastLength,
-        "length counts the calls of append; it should count tokens, and one append may bring several.": CountsCalls,
-        "length grows by the number of rows; it should grow by the number of tokens, the third dimension.": CountsRows,
+        "length counts the calls of append; it should count tokens, and a call may bring several.": CountsCalls,
+        "length grows by the number of rows; it should grow by that of tokens, the third dimension.": CountsRows,
         "The values returned are keys.": KeysTwice,
         "Keys and values have changed places.": Swapped,
         "Each append sets memory aside anew, and what was there is lost.": LostRoom,
         "Each append sets memory aside anew; once, at the first append, is enough.": NewRoom,
-        "Setting length to a smaller number does not rewind: the next append goes on behind what was rewound.": OwnCount,
+        "Setting length to a smaller number does not rewind: the next append goes on behind what was "
+        "rewound.": OwnCount,
         "The memory is float32, whatever comes: take the dtype of the keys.": Floats,
-        "New keys and values are written to the beginning of the memory, over the old ones; they belong behind them.": (
-            AtTheFront
-        ),
+        "New keys and values are written to the beginning of the memory, over the old ones; they belong "
+        "behind them.": (AtTheFront),
     },
 )
 
@@ -791,41 +804,51 @@ GENERATE = Exercise(
         (draw.ids(11, 4, 6), draw.whole(4, 6), 0, draw.choice(["best", "worst"])),
     ],
     mistakes={
-        "Every call reads the whole text again. What the cache holds is read already, so only what comes behind it goes in.": (
-            generator_of(lambda ids, cache: ids)
+        "Every call reads the whole text again. What the cache holds is read already, so only what comes "
+        "behind it goes in.": (generator_of(lambda ids, cache: ids)),
+        "The model works without the cache, so it reads the whole text each time.": generator_of(
+            lambda ids, cache: ids, use=False
         ),
-        "The model works without the cache, so it reads the whole text each time.": generator_of(lambda ids, cache: ids, use=False),
         "The new tokens go to the model without the cache, so it does not see what stands before them.": [
             generator_of(lambda ids, cache: ids[:, -1:], use=False)
         ],
         "Every call reads one token, also the first: the rest of the prompt has never been read.": [
-            generator_of(lambda ids, cache: ids[:, -1:]), lone_reader(False)
+            generator_of(lambda ids, cache: ids[:, -1:]),
+            lone_reader(False),
         ],
-        "The first call reads the whole prompt, though the cache may hold its beginning; cache.length says how much.": [
-            lone_reader(True), generator_of(lambda ids, cache: ids if ids.size(1) > cache.length + 1 else ids[:, -1:])
+        "The first call reads the whole prompt, though the cache may hold its beginning; cache.length says "
+        "how much.": [
+            lone_reader(True),
+            generator_of(lambda ids, cache: ids if ids.size(1) > cache.length + 1 else ids[:, -1:]),
         ],
         "After the loop it reads the last token too, for which nobody asks.": generator_of(more=True),
-        "It returns only the new tokens; the result begins with token_ids.": generator_of(cut=lambda ids: ids.size(1)),
-        "It chooses by the logits of the first position that was read; the last one says what comes next.": generator_of(last=0),
-        "It takes the best token whatever pick says; the choice is pick's.": generator_of(best=True),
-        "Gradients are kept in every call, which costs memory that grows with the text; nothing is learned here.": (
-            with_gradients
+        "It returns only the new tokens; the result begins with token_ids.": generator_of(
+            cut=lambda ids: ids.size(1)
         ),
+        "It chooses by the logits of the first position read; the last one says what comes next.": generator_of(
+            last=0
+        ),
+        "It takes the best token whatever pick says; the choice is pick's.": generator_of(best=True),
+        "Gradients are kept in every call, which costs memory that grows with the text; nothing is learned "
+        "here.": (with_gradients),
         "All rows go on with the token of the first row; each row has its own.": same_id_again,
         "It makes one token too few.": generator_of(less=1),
         "It makes one token too many.": generator_of(less=-1),
     },
     signs={
-        "The tokens at the beginning should be those of token_ids, unchanged.": lambda case, got, expected: not torch.equal(
-            got["token ids"][:, : case[0].size(1)], case[0]
+        "The tokens at the beginning should be those of token_ids, unchanged.": lambda case, got, expected: (
+            not torch.equal(got["token ids"][:, : case[0].size(1)], case[0])
         ),
-        "The ids are right, but the model reads more or less than it has to: only what the cache does not hold.": (
-            lambda case, got, expected: torch.equal(got["token ids"], expected["token ids"])
-            and got["tokens of a row that each call of the model reads"]
-            != expected["tokens of a row that each call of the model reads"]
+        "The ids are right, but the model reads more or less than it has to: only what the cache does not "
+        "hold.": (
+            lambda case, got, expected: (
+                torch.equal(got["token ids"], expected["token ids"])
+                and got["tokens of a row that each call of the model reads"]
+                != expected["tokens of a row that each call of the model reads"]
+            )
         ),
     },
-)  # fmt: skip
+)
 
 
 # ---------------------------------------------------------------- 6.7 rows of different lengths
@@ -888,28 +911,39 @@ PADDING = Exercise(
         padded_case(drawn_rows(draw, [6, draw.whole(1, 3), draw.whole(4, 5), 2]), draw.whole(51, 99)),
     ],
     mistakes={
-        "The rows are filled up at the right; at the left, all of them end together.": (pad_right, skip_padding),
-        "padding holds the lengths of the rows; it should say how many places of a row only fill it.": (
-            lambda rows, pad_id: (pad_left(rows, pad_id)[0], torch.tensor([len(row) for row in rows])), skip_padding
+        "The rows are filled up at the right; at the left, all of them end together.": (
+            pad_right,
+            skip_padding,
         ),
-        "The filling is always 0, whatever pad_id says.": (lambda rows, pad_id: pad_left(rows, 0), skip_padding),
+        "padding holds the lengths of the rows; it should say how many places of a row only fill it.": (
+            lambda rows, pad_id: (pad_left(rows, pad_id)[0], torch.tensor([len(row) for row in rows])),
+            skip_padding,
+        ),
+        "The filling is always 0, whatever pad_id says.": (
+            lambda rows, pad_id: pad_left(rows, 0),
+            skip_padding,
+        ),
         "Long rows are cut to the shortest; short ones should be filled up to the longest.": (
             lambda rows, pad_id: (
-                torch.tensor([row[-min(map(len, rows)) :] for row in rows]), pad_left(rows, pad_id)[1]
-            ), skip_padding
+                torch.tensor([row[-min(map(len, rows)) :] for row in rows]),
+                pad_left(rows, pad_id)[1],
+            ),
+            skip_padding,
         ),
-        "Positions count from the first column; they should count from the first real token of each row.": skipping(
+        "Positions count from the first column; the first real token of each row has position 0.": skipping(
             lambda columns, earlier, T, padding: columns[earlier:].expand(len(padding), -1)
         ),
         "The filling has negative positions; they should be 0 there.": skipping(
             lambda columns, earlier, T, padding: columns[earlier:] - padding
         ),
-        "Positions start again at 0 with each call; those of later columns go on where the earlier ones ended.": skipping(
-            lambda columns, earlier, T, padding: (columns[:T] - padding).clamp(min=0)
-        ),
-        "Positions do not go on right behind the prompt: the filling is not a part of the text, so subtract it there too.": (
+        "Positions start again at 0 with each call; those of later columns go on where the earlier ones "
+        "ended.": skipping(lambda columns, earlier, T, padding: (columns[:T] - padding).clamp(min=0)),
+        "Positions do not go on right behind the prompt: the filling is not a part of the text, so subtract "
+        "it there too.": (
             skipping(
-                lambda columns, earlier, T, padding: (columns[earlier:] - padding * (earlier == 0)).clamp(min=0)
+                lambda columns, earlier, T, padding: (columns[earlier:] - padding * (earlier == 0)).clamp(
+                    min=0
+                )
             )
         ),
         "Positions are given for all columns; only the T new ones need them.": skipping(
@@ -918,7 +952,7 @@ PADDING = Exercise(
         "The positions of real tokens begin at 1; the first one has position 0.": skipping(
             lambda columns, earlier, T, padding: (columns[earlier:] - padding + 1).clamp(min=0)
         ),
-        "The mask hides the filling, and lets a token see those behind it: it should be causal too.": skipping(
+        "The mask lets a token see those behind it: it should hide them and the filling.": skipping(
             mask=lambda columns, earlier, T, padding: real_keys(columns, padding).expand(-1, 1, T, -1)
         ),
         "The mask is causal, and does not hide the filling.": skipping(
@@ -926,42 +960,51 @@ PADDING = Exercise(
                 len(padding), 1, -1, -1
             )
         ),
-        "The mask is a table of the new columns only; a query also sees the earlier ones, so there are earlier + T keys.": (
+        "The mask is a table of the new columns only; a query also sees the earlier ones, so there are "
+        "earlier + T keys.": (
             skipping(
-                mask=lambda columns, earlier, T, padding: causal_mask(T, T, padding.device)
-                & real_keys(columns[:T], padding)
+                mask=lambda columns, earlier, T, padding: (
+                    causal_mask(T, T, padding.device) & real_keys(columns[:T], padding)
+                )
             )
         ),
-        "The first of the new columns sees itself and nothing before: the causal part should know of the earlier ones.": [
+        "The first of the new columns sees itself and nothing before: the causal part should know of the "
+        "earlier ones.": [
             skipping(
-                mask=lambda columns, earlier, T, padding: real_keys(columns, padding)
-                & torch.ones(T, earlier + T, dtype=torch.bool, device=padding.device).tril()
+                mask=lambda columns, earlier, T, padding: (
+                    real_keys(columns, padding)
+                    & torch.ones(T, earlier + T, dtype=torch.bool, device=padding.device).tril()
+                )
             )
         ],
         "The mask hides the first real token too: from `padding` on all columns are real.": skipping(
-            mask=lambda columns, earlier, T, padding: causal_mask(T, earlier + T, padding.device)
-            & (columns > padding)[:, None, None]
+            mask=lambda columns, earlier, T, padding: (
+                causal_mask(T, earlier + T, padding.device) & (columns > padding)[:, None, None]
+            )
         ),
         "The mask hides real tokens and shows the filling: the other way round.": skipping(
-            mask=lambda columns, earlier, T, padding: causal_mask(T, earlier + T, padding.device)
-            & ~real_keys(columns, padding)
+            mask=lambda columns, earlier, T, padding: (
+                causal_mask(T, earlier + T, padding.device) & ~real_keys(columns, padding)
+            )
         ),
         "In the mask True means hidden; it should mean that a query may look.": skipping(
             mask=lambda columns, earlier, T, padding: ~skip_padding(earlier, T, padding.squeeze(1))[1]
         ),
         "The mask hides the filling as a query and not as a key: nobody may look *at* it.": skipping(
-            mask=lambda columns, earlier, T, padding: causal_mask(T, earlier + T, padding.device)
-            & (columns[earlier:] >= padding)[:, None, :, None]
+            mask=lambda columns, earlier, T, padding: (
+                causal_mask(T, earlier + T, padding.device) & (columns[earlier:] >= padding)[:, None, :, None]
+            )
         ),
-        "The mask has no dimension for the heads: (B, 1, T, S), so that one table serves all of them.": skipping(
+        "The mask has no dimension for the heads: (B, 1, T, S), one table for all of them.": skipping(
             mask=lambda columns, earlier, T, padding: skip_padding(earlier, T, padding.squeeze(1))[1][:, 0]
         ),
         "The filling may look at itself here; it should see nothing at all.": skipping(
-            mask=lambda columns, earlier, T, padding: skip_padding(earlier, T, padding.squeeze(1))[1]
-            | (columns == columns[earlier:, None])
+            mask=lambda columns, earlier, T, padding: (
+                skip_padding(earlier, T, padding.squeeze(1))[1] | (columns == columns[earlier:, None])
+            )
         ),
     },
-)  # fmt: skip
+)
 
 
 # ---------------------------------------------------------------- 6.8 a conversation
@@ -974,12 +1017,14 @@ def byte_tokenizer():
 
 
 def in_pieces(ids):
-    """Special tokens by themselves, ordinary ones as the texts between them; what is not a list of ids stays."""
+    """Special tokens by themselves, ordinary ones as texts; what is not a list of ids stays as it is."""
     if not isinstance(ids, list) or not all(type(index) is int for index in ids):
         return ids
-    groups = itertools.groupby(ids, key=lambda index: index if index > 255 else -1)
-    return [byte_tokenizer().decode(list(group)) if key < 0 else piece for key, group in groups
-            for piece in ([byte_tokenizer().decode([key])] * len(list(group)) if key >= 0 else [""])]  # fmt: skip
+    pieces = []
+    for special, group in itertools.groupby(ids, key=lambda index: index > 255):
+        group = [[index] for index in group] if special else [list(group)]
+        pieces += [byte_tokenizer().decode(part) for part in group]
+    return pieces
 
 
 def run_chat(answer, messages, says, max_new_tokens):
@@ -1071,30 +1116,42 @@ CHAT = Exercise(
         ([("user", str(draw.whole(10, 99)))], [draw.whole(60, 99) for _ in range(7)], draw.whole(3, 5)),
     ],
     mistakes={
-        "What a user types becomes special tokens, so a message can end itself and go on in another role: encode the text "
-        "with encode_ordinary.": (
-            lambda tokenizer, messages: tokenizer.encode(string_of(messages), allowed_special="all"), right_answer_ids
+        "What a user types becomes special tokens, so a message can end itself and go on in another role: "
+        "encode the text with encode_ordinary.": (
+            lambda tokenizer, messages: tokenizer.encode(string_of(messages), allowed_special="all"),
+            right_answer_ids,
         ),
-        "The frame is made of ordinary characters; <|im_start|> and <|im_end|> are one id each, in special_tokens.": (
-            lambda tokenizer, messages: tokenizer.encode_ordinary(string_of(messages)), right_answer_ids
+        "The frame is made of ordinary characters; <|im_start|> and <|im_end|> are one id each, in "
+        "special_tokens.": (
+            lambda tokenizer, messages: tokenizer.encode_ordinary(string_of(messages)),
+            right_answer_ids,
         ),
-        "tokenizer.encode refuses a text with the characters of a special token; encode_ordinary takes them as characters.": [
+        "tokenizer.encode refuses a text with the characters of a special token; encode_ordinary takes them "
+        "as characters.": [
             (
-                lambda tokenizer, messages: chat_ids(tokenizer, messages)
-                if not any(START in text for _, text in messages)
-                else tokenizer.encode(START), right_answer_ids,
+                lambda tokenizer, messages: (
+                    chat_ids(tokenizer, messages)
+                    if not any(START in text for _, text in messages)
+                    else tokenizer.encode(START)
+                ),
+                right_answer_ids,
             ),
             (lambda tokenizer, messages: tokenizer.encode(string_of(messages)), right_answer_ids),
         ],
-        "The conversation ends before the assistant's turn: open it with <|im_start|>, the role and a line break.": [
-            chatting(last=[])
-        ],
+        "The conversation ends before the assistant's turn: open it with <|im_start|>, the role and a line "
+        "break.": [chatting(last=[])],
         "The assistant's turn is closed at once; it stays open, and the model continues it.": [
-            chatting(last=[START, "assistant\n", END]), chatting(last=[START, "assistant\n", END, "\n"])
+            chatting(last=[START, "assistant\n", END]),
+            chatting(last=[START, "assistant\n", END, "\n"]),
         ],
         "The line break behind the assistant's role is missing.": chatting(last=[START, "assistant"]),
-        "The assistant's turn is opened without a role.": [chatting(last=[START]), chatting(last=[START, "\n"])],
-        "The line break behind <|im_end|> is missing.": chatting(lambda role, text: [START, f"{role}\n{text}", END]),
+        "The assistant's turn is opened without a role.": [
+            chatting(last=[START]),
+            chatting(last=[START, "\n"]),
+        ],
+        "The line break behind <|im_end|> is missing.": chatting(
+            lambda role, text: [START, f"{role}\n{text}", END]
+        ),
         "The text has a line break before <|im_end|>; it stands behind it.": [
             chatting(lambda role, text: [START, f"{role}\n{text}\n", END]),
             chatting(lambda role, text: [START, f"{role}\n{text}\n", END, "\n"]),
@@ -1115,12 +1172,15 @@ CHAT = Exercise(
             lambda role, text: [START, f"user\n{text}", END, "\n"]
         ),
         "Only the last message is in the conversation; the model has no other memory than its text.": (
-            lambda tokenizer, messages: chat_ids(tokenizer, messages[-1:]), right_answer_ids
+            lambda tokenizer, messages: chat_ids(tokenizer, messages[-1:]),
+            right_answer_ids,
         ),
         "The answer includes the end; the end only stops it.": looping(keep_end=True),
         "The answer goes on behind its end.": looping(ignore_end=True),
         "The end is left out and the model is asked on; an answer is over there.": looping(skip=True),
-        "The model is asked with the same ids every time: what it said belongs behind them.": looping(same=True),
+        "The model is asked with the same ids every time: what it said belongs behind them.": looping(
+            same=True
+        ),
         "The answer begins with the prompt; only what the model says is wanted.": looping(whole=True),
         "It changes the list that it was given; continue a copy.": looping(change=True),
         "An answer without an end gets one token too few.": looping(limit=1),
@@ -1128,12 +1188,14 @@ CHAT = Exercise(
     },
     signs={
         "Special tokens are not where they belong: two around each message, and one before the answer.": (
-            lambda case, got, expected: isinstance(got["the conversation"], list)
-            and [p for p in got["the conversation"] if p in (START, END)]
-            != [p for p in expected["the conversation"] if p in (START, END)]
+            lambda case, got, expected: (
+                isinstance(got["the conversation"], list)
+                and [p for p in got["the conversation"] if p in (START, END)]
+                != [p for p in expected["the conversation"] if p in (START, END)]
+            )
         ),
     },
-)  # fmt: skip
+)
 
 
 # ---------------------------------------------------------------- 6.9 weights from elsewhere
@@ -1180,8 +1242,8 @@ WEIGHTS = Exercise(
         weights_case(draw, 6, draw.whole(2, 3), 8, draw.choice([3, 7])),
     ],
     mistakes={
-        "The matrices lie on their side: GPT-2 stores (in, out), and nn.Linear wants (out, in). They are square, so no "
-        "shape complains.": (lambda weight: weight.chunk(3, dim=1), to_interleaved),
+        "The matrices lie on their side: GPT-2 stores (in, out), and nn.Linear wants (out, in). They are "
+        "square, so no shape complains.": (lambda weight: weight.chunk(3, dim=1), to_interleaved),
         "It splits along the wrong dimension: the three stand side by side, along `out`.": [
             (lambda weight: weight.chunk(3), to_interleaved),
             (lambda weight: [part.t() for part in weight.chunk(3)], to_interleaved),
@@ -1192,40 +1254,48 @@ WEIGHTS = Exercise(
             (lambda weight: weight.reshape(3, len(weight), len(weight)).unbind(), to_interleaved),
             (lambda weight: weight.reshape(3 * len(weight), len(weight)).chunk(3), to_interleaved),
         ],
-        "Queries, keys and values are mixed: it takes every third column, and each of them is one block of columns.": [
+        "Queries, keys and values are mixed: it takes every third column, and each of them is one block of "
+        "columns.": [
             (lambda weight: tuple(weight[:, n::3].t() for n in range(3)), to_interleaved),
             (lambda weight: tuple(weight[:, n::3] for n in range(3)), to_interleaved),
         ],
         "The order of the three is another one: queries, keys, values.": [
             (lambda weight, order=order: tuple(split_c_attn(weight)[n] for n in order), to_interleaved)
-            for order in itertools.permutations(range(3)) if order != (0, 1, 2)
+            for order in itertools.permutations(range(3))
+            if order != (0, 1, 2)
         ],
-        "This is the way from interleaved to half-split rows; the other direction is wanted.": (split_c_attn, to_half_split),
+        "This is the way from interleaved to half-split rows; the other direction is wanted.": (
+            split_c_attn,
+            to_half_split,
+        ),
         "All heads are taken as one: the halves are those of each head by itself.": in_order(
             lambda n, d: [half * n // 2 + r for r in range(n // 2) for half in (0, 1)]
         ),
         "The rows are as they were.": (split_c_attn, lambda weight, head_dim: weight),
-        "The two halves of each head have changed places as wholes; partners should stand next to each other.": in_order(
-            order_in_heads(lambda d: [*range(d // 2, d), *range(d // 2)])
-        ),
-        "Partners stand next to each other, the one of the second half first; the one of the first half comes first.": in_order(
+        "The two halves of each head have changed places as wholes; partners should stand next to each "
+        "other.": in_order(order_in_heads(lambda d: [*range(d // 2, d), *range(d // 2)])),
+        "Partners stand next to each other, the one of the second half first; the one of the first half "
+        "comes first.": in_order(
             order_in_heads(lambda d: [r + half for r in range(d // 2) for half in (d // 2, 0)])
         ),
-        "It rearranges neighbours: row 0 and row 1 are no partners in the half-split layout. Row r goes with row r + d/2.": [
+        "It rearranges neighbours: row 0 and row 1 are no partners in the half-split layout. Row r goes "
+        "with row r + d/2.": [
             in_order(order_in_heads(lambda d: [r ^ 1 for r in range(d)])),
         ],
         "It mixes heads with each other: the rows of a head should stay together.": in_order(
             lambda n, d: [head * d + r for r in range(d) for head in range(n // d)]
         ),
         "It rearranges columns; the rows should change places.": (
-            split_c_attn, lambda weight, d: to_interleaved(weight.transpose(0, -1), d).transpose(0, -1)
+            split_c_attn,
+            lambda weight, d: to_interleaved(weight.transpose(0, -1), d).transpose(0, -1),
         ),
-        "The parts are right, but the rows keep the split dimensions: the result has the shape of the input.": (
+        "The parts are right, but the rows keep the split dimensions: the result has the shape of the "
+        "input.": (
             split_c_attn,
             lambda weight, d: weight.unflatten(0, (-1, 2, d // 2)).transpose(1, 2),
         ),
     },
-)  # fmt: skip
+)
 
 
 EXERCISES = {
