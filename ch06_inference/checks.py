@@ -676,8 +676,8 @@ LAYER_CACHE = Exercise(
         "append returns the whole memory, with the room that nothing has been written to.": WholeMemory,
         "length stays 0; after an append it should have grown by the number of new tokens.": StandsStill,
         "length is the number of tokens that came last; it should count all that are held.": LastLength,
-        "length counts the calls of append; it should count tokens, and a call may bring several.": CountsCalls,
-        "length grows by the number of rows; it should grow by that of tokens, the third dimension.": CountsRows,
+        "length counts calls of append; it should count tokens, and a call may bring several.": CountsCalls,
+        "length grows by the number of rows; count the tokens, the third dimension.": CountsRows,
         "The values returned are keys.": KeysTwice,
         "Keys and values have changed places.": Swapped,
         "Each append sets memory aside anew, and what was there is lost.": LostRoom,
@@ -717,20 +717,20 @@ class Watched:
         return logits
 
 
-def run_generate(answer, token_ids, max_new_tokens, held, choose):
-    """The ids, and what it took: a tiny GPT, of which the cache holds the first `held` tokens already."""
+def run_generate(answer, token_ids, max_new_tokens, in_cache, picks):
+    """The ids, and what it took: a tiny GPT, of which the cache holds the first tokens already."""
     model = tiny_gpt(token_ids.device)
     cache, watched = KVCache(model.config), Watched(model)
-    if held:
+    if in_cache:
         with torch.no_grad():
-            model(token_ids[:, :held], cache)
+            model(token_ids[:, :in_cache], cache)
 
     def pick(logits):
         if logits.dim() != 2:
             raise ValueError(
                 f"pick takes logits (B, V), the last of each row, and got the shape {tuple(logits.shape)}"
             )
-        return {"best": logits.argmax, "worst": logits.argmin}[choose](dim=-1)  # (B, V) -> (B,)
+        return {"best": logits.argmax, "worst": logits.argmin}[picks](dim=-1)  # (B, V) -> (B,)
 
     ids = answer(watched, token_ids, max_new_tokens, pick, cache)
     return {
@@ -795,10 +795,10 @@ GENERATE = Exercise(
     right=right_generate,
     run=run_generate,
     cases=lambda draw: [
-        (torch.tensor([[3, 5]]), 1, 0, "best"),
-        (torch.tensor([[3, 5]]), 2, 0, "best"),
-        (torch.tensor([[3, 5, 4]]), 2, 1, "best"),
-        (torch.tensor([[3, 5, 4]]), 0, 0, "best"),
+        (torch.tensor([[3, 6]]), 1, 0, "best"),
+        (torch.tensor([[3, 6]]), 2, 0, "best"),
+        (torch.tensor([[3, 6, 4]]), 2, 1, "best"),
+        (torch.tensor([[3, 6, 4]]), 0, 0, "best"),
         (torch.tensor([[1, 2, 7], [9, 4, 0]]), 3, 0, "worst"),
         (draw.ids(11, 3, 5), draw.whole(3, 5), draw.whole(2, 4), "best"),
         (draw.ids(11, 4, 6), draw.whole(4, 6), 0, draw.choice(["best", "worst"])),
@@ -825,7 +825,7 @@ GENERATE = Exercise(
         "It returns only the new tokens; the result begins with token_ids.": generator_of(
             cut=lambda ids: ids.size(1)
         ),
-        "It chooses by the logits of the first position read; the last one says what comes next.": generator_of(
+        "It chooses by the logits of the first position read; the last says what comes next.": generator_of(
             last=0
         ),
         "It takes the best token whatever pick says; the choice is pick's.": generator_of(best=True),

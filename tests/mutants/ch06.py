@@ -470,7 +470,7 @@ MUTANTS = {
             "        token_ids = torch.cat([token_ids, out[-1][:, None]], dim=1)\n"
             "    return token_ids[:, token_ids.size(1) - max_new_tokens :]",
         ),
-        ("first position that was read", "[:, -1]  # (B, n, V)", "[:, 0]  # (B, n, V)"),
+        ("first position read", "[:, -1]  # (B, n, V)", "[:, 0]  # (B, n, V)"),
         ("whatever pick says", "pick(logits)", "logits.argmax(dim=-1)"),
         ("Gradients are kept", "with torch.no_grad():", "if True:"),
         ("one token too few", "range(max_new_tokens)", "range(1, max_new_tokens)"),
