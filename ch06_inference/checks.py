@@ -405,6 +405,20 @@ def sampler(
     return choose
 
 
+def on_probabilities(last):
+    """The filters work on probabilities; then last(probabilities) is drawn from."""
+
+    def choose(logits, temperature=1.0, top_k=None, top_p=None, generator=None):
+        if temperature == 0:
+            return logits.argmax(dim=-1)
+        shares = (logits / temperature).softmax(-1)
+        shares = shares if top_k is None else top_k_filter(shares, top_k)
+        shares = shares if top_p is None else top_p_filter(shares, top_p)
+        return torch.multinomial(last(shares), 1, generator=generator).squeeze(-1)
+
+    return choose
+
+
 def always_best(logits, temperature=1.0, top_k=None, top_p=None, generator=None):
     return logits.argmax(dim=-1)
 
@@ -432,6 +446,7 @@ SAMPLE = Exercise(
         (torch.tensor([[2.0, 1.0, 0.0]]), {"temperature": 2.0}, MANY),
         (torch.tensor([[1.5, 1.0, 0.5, 0.0]]), {"top_k": 2}, MANY),
         (torch.tensor([[2.0, 1.0, 0.0]]), {"top_p": 0.8}, MANY),
+        (torch.tensor([[2.0, 1.0, 0.0]]), {"top_p": 0.7}, MANY),
         (torch.tensor([[2.0, 1.0, 0.0]]), {"top_k": 2, "top_p": 0.7}, MANY),
         (torch.tensor([[2.0, 1.0, 0.0]]), {"temperature": 0.5, "top_p": 0.8}, MANY),
         (
@@ -459,6 +474,11 @@ SAMPLE = Exercise(
         "The temperature changes nothing: divide the logits by it first.": sampler(order="kp"),
         "It multiplies by the temperature; divide by it.": sampler(change=lambda logits, t: logits * t),
         "Temperature 0 divides by zero; take the best token there.": sampler(zero=False),
+        "The filters get probabilities; they take logits, and softmax comes after them.": [
+            on_probabilities(lambda shares: shares.clamp(min=0)),
+            on_probabilities(lambda shares: shares.softmax(-1)),
+            on_probabilities(lambda shares: shares),
+        ],
         "top_k changes nothing.": sampler(order="tp"),
         "top_p changes nothing.": sampler(order="tk"),
         "Neither top_k nor top_p changes anything.": sampler(order="t"),
@@ -521,8 +541,10 @@ def run_cache(answer, capacity, keys, values, steps):
         found[f"keys from step {number}"] = k.clone() if isinstance(k, torch.Tensor) else k
         found[f"values from step {number}"] = v.clone() if isinstance(v, torch.Tensor) else v
         found[f"length after step {number}"] = cache.length
-        found[f"shape of the memory for keys after step {number}"] = list(cache.keys.shape)
-        found[f"shape of the memory for values after step {number}"] = list(cache.values.shape)
+        found[f"the memory for keys, without its numbers, after step {number}"] = torch.zeros_like(cache.keys)
+        found[f"the memory for values, without its numbers, after step {number}"] = torch.zeros_like(
+            cache.values
+        )
         memory = memory or cache.keys.data_ptr()
     found["the memory is still that of the first append"] = cache.keys.data_ptr() == memory
     return found

@@ -311,6 +311,15 @@ MUTANTS = {
             "if temperature == 0:\n        return logits.argmax(dim=-1)  # (B, V) -> (B,)\n    ",
             "",
         ),
+        (
+            "The filters get probabilities",
+            "def sample_next(logits, temperature=1.0, top_k=None, top_p=None, generator=None):\n"
+            "    if temperature == 0:\n        return logits.argmax(dim=-1)\n"
+            "    p = torch.softmax(logits / temperature, dim=-1)\n"
+            "    if top_k:\n        p = keep_k(p, top_k)\n"
+            "    if top_p:\n        p = keep_p(p, top_p)\n    p = p.masked_fill(p == -math.inf, 0)\n"
+            "    return torch.multinomial(p / p.sum(-1, keepdim=True), 1, generator=generator)[:, 0]",
+        ),
         ("top_k changes nothing", "logits = keep_k(", "keep_k("),
         ("top_p changes nothing", "logits = keep_p(", "keep_p("),
         (
@@ -372,7 +381,7 @@ MUTANTS = {
         ),
         ("length stays 0", "self.length = end", "length = end"),
         ("that came last", "self.length = end", "self.length = keys.size(2)"),
-        ("counts the calls", "self.length = end", "self.length += 1"),
+        ("counts calls", "self.length = end", "self.length += 1"),
         ("number of rows", "self.length = end", "self.length += len(keys)"),
         (
             "values returned are keys",
@@ -430,6 +439,18 @@ MUTANTS = {
             "torch.zeros_like(self.keys)\n"
             "        self.keys[:, :, : keys.size(2)] = keys\n        self.values[:, :, : keys.size(2)] = "
             "values",
+        ),
+        (
+            "Expected the shape (1, 1, 2, 1), got (1, 2, 1, 1)",
+            "class LayerCache:\n    def __init__(self, capacity):\n"
+            "        self.capacity, self.length, self.keys = capacity, 0, None\n\n"
+            "    def append(self, keys, values):\n        B, H, T, d = keys.shape\n"
+            "        if self.keys is None:\n            self.keys = keys.new_zeros(B, self.capacity, H, d)\n"
+            "            self.values = keys.new_zeros(B, self.capacity, H, d)\n"
+            "        start, self.length = self.length, self.length + T\n"
+            "        self.keys[:, start : self.length] = keys.transpose(1, 2)\n"
+            "        self.values[:, start : self.length] = values.transpose(1, 2)\n"
+            "        return tuple(t[:, : self.length].transpose(1, 2) for t in (self.keys, self.values))",
         ),
         (
             "stops with an error",
