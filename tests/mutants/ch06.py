@@ -1,0 +1,666 @@
+"""Chapter 6: answers that are right in another way, and answers that are wrong in a typical way."""
+
+VARIANTS = {
+    "6.1": """def probabilities(logits, temperature):
+    if not temperature:
+        return F.one_hot(logits.max(dim=1).indices, logits.shape[1]).to(logits)
+    scaled = logits / temperature
+    return torch.exp(scaled - torch.logsumexp(scaled, dim=1, keepdim=True))
+""",
+    "6.2": """def top_k_filter(logits, k):
+    rank = logits.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
+    return torch.where(rank < k, logits, torch.tensor(-math.inf, device=logits.device, dtype=logits.dtype))
+""",
+    "6.3": """def top_p_filter(logits, p):
+    filtered = torch.full_like(logits, float("-inf"))
+    for row, (scores, shares) in enumerate(zip(logits, logits.double().softmax(dim=-1))):
+        reached = 0.0
+        for place in shares.argsort(descending=True).tolist():
+            if reached >= p - 1e-7 and p < 1:
+                break
+            filtered[row, place] = scores[place]
+            reached += shares[place].item()
+    return filtered
+""",
+    "6.4": """def sample_next(logits, temperature=1.0, top_k=None, top_p=None, generator=None):
+    if temperature == 0:
+        return logits.max(dim=-1).indices
+    scaled = logits / temperature
+    if top_k:
+        scaled = keep_k(scaled, top_k)
+    if top_p:
+        scaled = keep_p(scaled, top_p)
+    noise = torch.rand(scaled.shape, generator=generator, device=scaled.device)
+    return (scaled - (-noise.log()).log()).argmax(dim=-1)
+""",
+    "6.5": """class LayerCache:
+    def __init__(self, capacity):
+        self.room = capacity
+        self.length = 0
+
+    def append(self, keys, values):
+        T = keys.shape[2]
+        if not hasattr(self, "keys"):
+            sizes = (*keys.shape[:2], self.room, keys.shape[3])
+            self.keys = torch.zeros(sizes, dtype=keys.dtype, device=keys.device)
+            self.values = torch.zeros_like(self.keys)
+        for t in range(T):
+            self.keys[:, :, self.length] = keys[:, :, t]
+            self.values[:, :, self.length] = values[:, :, t]
+            self.length += 1
+        return self.keys.narrow(2, 0, self.length).clone(), self.values.narrow(2, 0, self.length).clone()
+""",
+    "6.6": """@torch.inference_mode()
+def generate(model, token_ids, max_new_tokens, pick, cache):
+    if max_new_tokens == 0:
+        return token_ids
+    B, T = token_ids.shape
+    ids = token_ids.new_zeros(B, T + max_new_tokens)
+    ids[:, :T] = token_ids
+    read = cache.length
+    for t in range(T, T + max_new_tokens):
+        ids[:, t] = pick(model(ids[:, read:t], cache=cache)[:, -1, :])
+        read = t
+    return ids
+""",
+    "6.7": """def pad_left(rows, pad_id):
+    T = max(map(len, rows))
+    token_ids = torch.full((len(rows), T), pad_id)
+    padding = torch.zeros(len(rows), dtype=torch.long)
+    for b, row in enumerate(rows):
+        padding[b] = T - len(row)
+        token_ids[b, T - len(row) :] = torch.tensor(row)
+    return token_ids, padding
+
+
+def skip_padding(earlier, T, padding):
+    S = earlier + T
+    positions = torch.zeros(len(padding), T, dtype=torch.long, device=padding.device)
+    mask = torch.zeros(len(padding), 1, T, S, dtype=torch.bool, device=padding.device)
+    for b, n in enumerate(padding.tolist()):
+        for t in range(T):
+            positions[b, t] = max(0, earlier + t - n)
+            for s in range(S):
+                mask[b, 0, t, s] = n <= s <= earlier + t
+    return positions, mask
+""",
+    "6.8": """def chat_ids(tokenizer, messages):
+    def ids_of(text):
+        return tokenizer.encode_ordinary(text)
+
+    start, end = (tokenizer.special_tokens[f"<|im_{name}|>"] for name in ("start", "end"))
+    parts = []
+    for role, text in messages:
+        parts.append([start] + ids_of(role) + ids_of("\\n") + ids_of(text) + [end] + ids_of("\\n"))
+    parts.append([start] + ids_of("assistant") + ids_of("\\n"))
+    return sum(parts, [])
+
+
+def answer_ids(ids, next_id, end, max_new_tokens):
+    text = ids.copy()
+    while len(text) < len(ids) + max_new_tokens and (index := next_id(text)) != end:
+        text = text + [index]
+    return text[len(ids) :]
+""",
+    "6.9": """def split_c_attn(weight):
+    D = weight.shape[0]
+    return tuple(weight[:, n * D : (n + 1) * D].T.contiguous() for n in range(3))
+
+
+def to_interleaved(weight, head_dim):
+    result = torch.empty_like(weight)
+    for first in range(0, len(weight), head_dim):
+        head = weight[first : first + head_dim]
+        result[first : first + head_dim : 2] = head[: head_dim // 2]
+        result[first + 1 : first + head_dim : 2] = head[head_dim // 2 :]
+    return result
+""",
+}
+MUTANTS = {
+    "6.1": [
+        ("multiplies by the temperature", "logits / temperature", "logits * temperature"),
+        (
+            "divides the probabilities",
+            "(logits / temperature).softmax(dim=-1)",
+            "logits.softmax(dim=-1) / temperature",
+        ),
+        ("temperature changes nothing", "(logits / temperature)", "logits"),
+        ("goes down the columns", ".softmax(dim=-1)", ".softmax(dim=0)"),
+        (
+            "overflow",
+            "def probabilities(logits, temperature):\n"
+            "    if temperature == 0:\n        return F.one_hot(logits.argmax(-1), "
+            "logits.shape[-1]).float()\n"
+            "    weights = torch.exp(logits / temperature)\n    return weights / weights.sum(-1, "
+            "keepdim=True)",
+        ),
+        ("divides by zero", "if temperature == 0:", "if temperature < 0:"),
+        (
+            "equally good tokens share",
+            "def probabilities(logits, temperature):\n    if temperature == 0:\n"
+            "        temperature = 1e-9\n    return torch.softmax(logits / temperature, dim=-1)",
+        ),
+        (
+            "returns the ids",
+            "return torch.zeros_like(logits).scatter(-1, best, 1.0)",
+            "return best.squeeze(-1)",
+        ),
+        (
+            "only one row",
+            "def probabilities(logits, temperature):\n    if temperature == 0:\n"
+            "        return torch.where(logits == logits.max(), 1.0, 0.0)\n    return F.softmax(logits / "
+            "temperature, dim=1)",
+        ),
+        (
+            "Expected the dtype float32, got int64",
+            "return torch.zeros_like(logits).scatter(-1, best, 1.0)",
+            "return F.one_hot(best.squeeze(-1), logits.size(-1))",
+        ),
+        (
+            "should have the sum 1",
+            "(logits / temperature).softmax(dim=-1)",
+            "(logits.softmax(dim=-1)) ** (1 / temperature)",
+        ),
+        (
+            "changes its arguments",
+            "return (logits / temperature)",
+            "logits /= temperature\n    return logits",
+        ),
+        ("stops before the softmax", "(logits / temperature).softmax(dim=-1)", "logits / temperature"),
+        ("logarithms", ".softmax(dim=-1)", ".log_softmax(dim=-1)"),
+    ],
+    "6.2": [
+        (
+            "Equal logits slip through",
+            "def top_k_filter(logits, k):\n    kth = torch.topk(logits, min(k, logits.shape[-1]))[0][:, -1]\n"
+            "    out = logits.clone()\n    out[logits < kth[:, None]] = -math.inf\n    return out",
+        ),
+        (
+            "Equal logits are lost",
+            "def top_k_filter(logits, k):\n    if k >= logits.shape[-1]:\n        return logits\n"
+            "    bar = logits.sort(-1, descending=True)[0][:, k]\n"
+            "    return logits.masked_fill(logits <= bar[:, None], float('-inf'))",
+        ),
+        ("become 0", "torch.full_like(logits, -math.inf)", "torch.zeros_like(logits)"),
+        ("keeps the smallest", "dim=-1)  # values and", "dim=-1, largest=False)  # values and"),
+        (
+            "the other way round",
+            "def top_k_filter(logits, k):\n    best = logits.topk(min(k, logits.size(-1))).indices\n"
+            "    return logits.scatter(-1, best, -math.inf)",
+        ),
+        (
+            "best rows of every column",
+            "def top_k_filter(logits, k):\n    best = logits.topk(min(k, len(logits)), dim=0)\n"
+            "    return torch.full_like(logits, -math.inf).scatter(0, best.indices, best.values)",
+        ),
+        (
+            "returns only the k best",
+            "return dropped.scatter(-1, best.indices, best.values)",
+            "return best.values",
+        ),
+        ("A k above V", "min(k, logits.size(-1))", "k"),
+        (
+            "one token fewer than k",
+            "def top_k_filter(logits, k):\n    kth = logits.sort(-1).values[:, -min(k, logits.size(-1)), "
+            "None]\n"
+            "    return torch.where(logits > kth, logits, -math.inf)",
+        ),
+        (
+            "but not the k best",
+            "def top_k_filter(logits, k):\n    out = logits.clone()\n    out[:, k:] = -math.inf\n    return "
+            "out",
+        ),
+        ("one token fewer than k", "min(k, logits.size(-1))", "min(max(k - 1, 1), logits.size(-1))"),
+        ("one token more than k", "min(k, logits.size(-1))", "min(k + 1, logits.size(-1))"),
+        ("returns probabilities", "best.values)  # (B, V)", "best.values).softmax(-1)"),
+        (
+            "moved to the front",
+            "def top_k_filter(logits, k):\n    values = logits.sort(dim=-1, descending=True).values\n"
+            "    values[:, k:] = -math.inf\n    return values",
+        ),
+        (
+            "changes its arguments",
+            "def top_k_filter(logits, k):\n    rank = logits.argsort(-1, descending=True).argsort(-1)\n"
+            "    logits[rank >= k] = -math.inf\n    return logits",
+        ),
+        (
+            "the k best of the whole batch",
+            "def top_k_filter(logits, k):\n    flat = logits.reshape(-1)\n"
+            "    keep = flat.argsort(descending=True)[:k]\n    out = torch.full_like(flat, -math.inf)\n"
+            "    out[keep] = flat[keep]\n    return out.view(logits.shape)",
+        ),
+    ],
+    "6.3": [
+        (
+            "that crosses p is dropped",
+            "def top_p_filter(logits, p):\n"
+            "    values, order = logits.sort(dim=-1, descending=True)\n    sums = "
+            "values.softmax(-1).cumsum(-1)\n"
+            "    drop = sums > p\n    drop[:, 0] = False\n"
+            "    return logits.masked_fill(torch.zeros_like(drop).scatter(-1, order, drop), -math.inf)",
+        ),
+        (
+            "nothing is left",
+            "def top_p_filter(logits, p):\n    values, order = logits.sort(dim=-1, descending=True)\n"
+            "    drop = values.softmax(-1).cumsum(-1) > p\n"
+            "    return logits.masked_fill(torch.zeros_like(drop).scatter(-1, order, drop), -math.inf)",
+        ),
+        (
+            "Rounding decides",
+            "def top_p_filter(logits, p):\n    values, order = logits.sort(dim=-1, descending=True)\n"
+            "    shares = values.softmax(-1)\n    drop = shares.cumsum(-1) - shares >= p\n"
+            "    return logits.masked_fill(torch.zeros_like(drop).scatter(-1, order, drop), -math.inf)",
+        ),
+        ("Rounding decides", " * (1 + 1e-6)", ""),
+        (
+            "as they stand",
+            "def top_p_filter(logits, p):\n    shares = logits.softmax(-1)\n"
+            "    return logits.masked_fill(shares.cumsum(-1) - shares >= p, -math.inf)",
+        ),
+        (
+            "used in the original one",
+            "def top_p_filter(logits, p):\n    ordered = logits.sort(dim=-1, "
+            "descending=True).values.softmax(-1)\n"
+            "    before = ordered.cumsum(-1) - ordered\n    return logits.masked_fill(before >= p, "
+            "-math.inf)",
+        ),
+        (
+            "goes the wrong way",
+            "torch.empty_like(dropped).scatter(-1, order, dropped)",
+            "dropped.gather(-1, order)",
+        ),
+        (
+            "The result is sorted",
+            "return logits.masked_fill(dropped",
+            "return logits.sort(dim=-1).values.masked_fill(dropped.gather(-1, order)",
+        ),
+        (
+            "compares each probability",
+            "dropped = worse < (1 - p) * (1 + 1e-6)",
+            "dropped = ordered.softmax(dim=-1) < p",
+        ),
+        ("become 0", "logits.masked_fill(dropped, -math.inf)", "logits.masked_fill(dropped, 0.0)"),
+        ("returns probabilities", "-math.inf)  # (B, V)", "-math.inf).softmax(-1)"),
+        (
+            "adds up logits",
+            "def top_p_filter(logits, p):\n    values, order = logits.sort(dim=-1, descending=True)\n"
+            "    drop = values.cumsum(-1) - values >= p\n"
+            "    return logits.masked_fill(torch.zeros_like(drop).scatter(-1, order, drop), -math.inf)",
+        ),
+        ("here it is p", "(1 - p) * (1 + 1e-6)", "p"),
+        ("keeps everything", "dropped = worse < (1 - p) * (1 + 1e-6)", "dropped = worse < 0"),
+        (
+            "kept logit has changed",
+            "logits.masked_fill(dropped, -math.inf)",
+            "logits.log_softmax(dim=-1).masked_fill(dropped, -math.inf)",
+        ),
+        ("stops with an error", "dropped[:, -1] = False", "dropped[-1] = Fals"),
+    ],
+    "6.4": [
+        ("multinomial gets logits", "logits.softmax(dim=-1), 1", "logits, 1"),
+        ("gets logarithms", "logits.softmax(dim=-1), 1", "logits.log_softmax(dim=-1), 1"),
+        (
+            "always takes the best",
+            "drawn = torch.multinomial(logits.softmax(dim=-1), 1, generator=generator)",
+            "drawn = logits.softmax(dim=-1).argmax(dim=-1, keepdim=True)",
+        ),
+        ("The temperature changes nothing", "logits = logits / temperature", "scaled = logits / temperature"),
+        ("It multiplies by the temperature", "logits / temperature", "logits * temperature"),
+        (
+            "divides by zero",
+            "if temperature == 0:\n        return logits.argmax(dim=-1)  # (B, V) -> (B,)\n    ",
+            "",
+        ),
+        (
+            "The filters get probabilities",
+            "def sample_next(logits, temperature=1.0, top_k=None, top_p=None, generator=None):\n"
+            "    if temperature == 0:\n        return logits.argmax(dim=-1)\n"
+            "    p = torch.softmax(logits / temperature, dim=-1)\n"
+            "    if top_k:\n        p = keep_k(p, top_k)\n"
+            "    if top_p:\n        p = keep_p(p, top_p)\n    p = p.masked_fill(p == -math.inf, 0)\n"
+            "    return torch.multinomial(p / p.sum(-1, keepdim=True), 1, generator=generator)[:, 0]",
+        ),
+        ("top_k changes nothing", "logits = keep_k(", "keep_k("),
+        ("top_p changes nothing", "logits = keep_p(", "keep_p("),
+        (
+            "Top p comes before top k",
+            "if top_k is not None:\n        logits = keep_k(logits, top_k)  # (B, V)\n    if top_p is not "
+            "None:\n"
+            "        logits = keep_p(logits, top_p)  # (B, V)",
+            "if top_p is not None:\n        logits = keep_p(logits, top_p)\n"
+            "    if top_k is not None:\n        logits = keep_k(logits, top_k)",
+        ),
+        (
+            "comes after the filters",
+            "def sample_next(logits, temperature=1.0, top_k=None, top_p=None, generator=None):\n"
+            "    if temperature == 0:\n        return logits.argmax(-1)\n    if top_k:\n        logits = "
+            "keep_k(logits, top_k)\n"
+            "    if top_p:\n        logits = keep_p(logits, top_p)\n    shares = torch.softmax(logits / "
+            "temperature, -1)\n"
+            "    return torch.multinomial(shares, 1, generator=generator)[:, 0]",
+        ),
+        ("shape (B, 1)", "return drawn.squeeze(-1)", "return drawn"),
+        ("does not hand the generator", ", generator=generator)", ")"),
+        (
+            "One row is drawn for the whole batch",
+            "drawn = torch.multinomial(logits.softmax(dim=-1), 1, generator=generator)",
+            "drawn = torch.multinomial(logits[0].softmax(dim=-1), 1, "
+            "generator=generator).expand(len(logits), 1)",
+        ),
+        (
+            "a filter should have dropped",
+            "logits = keep_k(logits, top_k)",
+            "logits = keep_k(logits, top_k + 1)",
+        ),
+        ("in other shares", "logits.softmax(dim=-1), 1", "logits.softmax(dim=-1).sqrt(), 1"),
+    ],
+    "6.5": [
+        (
+            "memory grows",
+            "class LayerCache:\n    def __init__(self, capacity):\n        self.length, self.keys, "
+            "self.values = 0, None, None\n\n"
+            "    def append(self, keys, values):\n        if self.length:\n"
+            "            keys = torch.cat([self.keys[:, :, : self.length], keys], dim=2)\n"
+            "            values = torch.cat([self.values[:, :, : self.length], values], dim=2)\n"
+            "        self.keys, self.values, self.length = keys, values, keys.shape[2]\n        return "
+            "keys, values",
+        ),
+        ("only the new", "return self.keys[:, :, :end], self.values[:, :, :end]", "return keys, values"),
+        (
+            "whole memory",
+            "class LayerCache:\n    def __init__(self, capacity):\n        self.capacity, self.length = "
+            "capacity, 0\n"
+            "        self.keys = None\n\n    def append(self, keys, values):\n        end = self.length + "
+            "keys.size(2)\n"
+            "        if self.keys is None:\n            B, H, _, d = keys.shape\n"
+            "            self.keys = keys.new_zeros(B, H, self.capacity, d)\n            self.values = "
+            "torch.zeros_like(self.keys)\n"
+            "        self.keys[:, :, self.length : end] = keys\n        self.values[:, :, self.length : "
+            "end] = values\n"
+            "        self.length = end\n        return self.keys, self.values",
+        ),
+        ("length stays 0", "self.length = end", "length = end"),
+        ("that came last", "self.length = end", "self.length = keys.size(2)"),
+        ("counts calls", "self.length = end", "self.length += 1"),
+        ("number of rows", "self.length = end", "self.length += len(keys)"),
+        (
+            "values returned are keys",
+            "self.values[:, :, start:end] = values",
+            "self.values[:, :, start:end] = keys",
+        ),
+        (
+            "Keys and values have changed places",
+            "return self.keys[:, :, :end], self.values[:, :, :end]",
+            "return self.values[:, :, :end], self.keys[:, :, :end]",
+        ),
+        (
+            "does not rewind",
+            "class LayerCache:\n    def __init__(self, capacity):\n        self.capacity, self.length, "
+            "self.end = capacity, 0, 0\n\n"
+            "    def append(self, keys, values):\n        if self.end == 0:\n            B, H, _, d = "
+            "keys.shape\n"
+            "            self.keys = keys.new_zeros(B, H, self.capacity, d)\n            self.values = "
+            "torch.zeros_like(self.keys)\n"
+            "        self.keys[:, :, self.end : self.end + keys.size(2)] = keys\n"
+            "        self.values[:, :, self.end : self.end + keys.size(2)] = values\n        self.end += "
+            "keys.size(2)\n"
+            "        self.length = self.end\n        return self.keys[:, :, : self.end], self.values[:, :, "
+            ": self.end]",
+        ),
+        (
+            "memory is float32",
+            "class LayerCache:\n    def __init__(self, capacity):\n        self.capacity, self.length, "
+            "self.keys = capacity, 0, None\n\n"
+            "    def append(self, keys, values):\n        B, H, T, d = keys.shape\n        if self.keys is "
+            "None:\n"
+            "            self.keys = torch.zeros(B, H, self.capacity, d, device=keys.device)\n"
+            "            self.values = torch.zeros(B, H, self.capacity, d, device=keys.device)\n"
+            "        self.keys[:, :, self.length : self.length + T] = keys\n"
+            "        self.values[:, :, self.length : self.length + T] = values\n        self.length += T\n"
+            "        return self.keys[:, :, : self.length], self.values[:, :, : self.length]",
+        ),
+        (
+            "memory aside anew, and what was there is lost",
+            "if self.keys is None:\n            B, H, _, d = keys.shape\n"
+            "            self.keys = keys.new_empty(B, H, self.capacity, d)\n            self.values = "
+            "values.new_empty(B, H, self.capacity, d)",
+            "if True:\n            B, H, _, d = keys.shape\n            self.keys = keys.new_zeros(B, H, "
+            "self.capacity, d)\n"
+            "            self.values = values.new_zeros(B, H, self.capacity, d)",
+        ),
+        (
+            "to the beginning",
+            "B, H, _, d = keys.shape\n            self.keys = keys.new_empty(B, H, self.capacity, d)\n"
+            "            self.values = values.new_empty(B, H, self.capacity, d)\n        self.keys[:, :, "
+            "start:end] = keys\n"
+            "        self.values[:, :, start:end] = values",
+            "B, H, _, d = keys.shape\n"
+            "            self.keys = keys.new_zeros(B, H, self.capacity, d)\n            self.values = "
+            "torch.zeros_like(self.keys)\n"
+            "        self.keys[:, :, : keys.size(2)] = keys\n        self.values[:, :, : keys.size(2)] = "
+            "values",
+        ),
+        (
+            "Expected the shape (1, 1, 2, 1), got (1, 2, 1, 1)",
+            "class LayerCache:\n    def __init__(self, capacity):\n"
+            "        self.capacity, self.length, self.keys = capacity, 0, None\n\n"
+            "    def append(self, keys, values):\n        B, H, T, d = keys.shape\n"
+            "        if self.keys is None:\n            self.keys = keys.new_zeros(B, self.capacity, H, d)\n"
+            "            self.values = keys.new_zeros(B, self.capacity, H, d)\n"
+            "        start, self.length = self.length, self.length + T\n"
+            "        self.keys[:, start : self.length] = keys.transpose(1, 2)\n"
+            "        self.values[:, start : self.length] = values.transpose(1, 2)\n"
+            "        return tuple(t[:, : self.length].transpose(1, 2) for t in (self.keys, self.values))",
+        ),
+        (
+            "stops with an error",
+            "self.keys = self.values = None  # (B, Hkv, capacity, d), once the sizes are known\n",
+            "\n",
+        ),
+    ],
+    "6.6": [
+        ("reads the whole text again", "token_ids[:, cache.length :]", "token_ids"),
+        (
+            "works without the cache",
+            "def generate(model, token_ids, max_new_tokens, pick, cache):\n"
+            "    for _ in range(max_new_tokens):\n        with torch.no_grad():\n            logits = "
+            "model(token_ids)\n"
+            "        token_ids = torch.cat((token_ids, pick(logits[:, -1])[:, None]), 1)\n    return "
+            "token_ids",
+        ),
+        ("also the first", "token_ids[:, cache.length :]", "token_ids[:, -1:]"),
+        (
+            "though the cache may hold its beginning",
+            "def generate(model, token_ids, max_new_tokens, pick, cache):\n"
+            "    new = token_ids\n    for _ in range(max_new_tokens):\n        with torch.no_grad():\n"
+            "            new = pick(model(new, cache)[:, -1]).unsqueeze(1)\n        token_ids = "
+            "torch.cat([token_ids, new], dim=1)\n"
+            "    return token_ids",
+        ),
+        (
+            "reads the last token too",
+            "    return token_ids",
+            "    with torch.no_grad():\n        model(token_ids[:, cache.length :], cache)\n"
+            "    return token_ids",
+        ),
+        (
+            "returns only the new tokens",
+            "def generate(model, token_ids, max_new_tokens, pick, cache):\n    out = []\n"
+            "    for _ in range(max_new_tokens):\n        with torch.no_grad():\n"
+            "            out.append(pick(model(token_ids[:, cache.length :], cache)[:, -1]))\n"
+            "        token_ids = torch.cat([token_ids, out[-1][:, None]], dim=1)\n"
+            "    return token_ids[:, token_ids.size(1) - max_new_tokens :]",
+        ),
+        ("first position read", "[:, -1]  # (B, n, V)", "[:, 0]  # (B, n, V)"),
+        ("whatever pick says", "pick(logits)", "logits.argmax(dim=-1)"),
+        ("Gradients are kept", "with torch.no_grad():", "if True:"),
+        ("one token too few", "range(max_new_tokens)", "range(1, max_new_tokens)"),
+        ("one token too many", "range(max_new_tokens)", "range(max_new_tokens + 1)"),
+        ("pick takes logits (B, V)", "[:, -1]  # (B, n, V)", "  # (B, n, V)"),
+        (
+            "should be those of token_ids, unchanged",
+            "def generate(model, token_ids, max_new_tokens, pick, cache):\n    ids = token_ids\n"
+            "    with torch.no_grad():\n        for _ in range(max_new_tokens):\n"
+            "            ids = torch.cat([pick(model(ids[:, cache.length :], cache)[:, -1])[:, None], ids], "
+            "dim=1)\n    return ids",
+        ),
+        (
+            "the model reads more or less",
+            "    for _ in range(max_new_tokens):",
+            "    length = token_ids.size(1) - 1\n"
+            "    if max_new_tokens and not cache.length and length:\n        with torch.no_grad():\n"
+            "            model(token_ids[:, :length], cache)\n    for _ in range(max_new_tokens):",
+        ),
+    ],
+    "6.7": [
+        ("filled up at the right", "[pad_id] * n + row", "row + [pad_id] * n"),
+        (
+            "holds the lengths",
+            "torch.tensor(padding)  # (B, T)",
+            "torch.tensor([len(row) for row in rows])  # (B, T)",
+        ),
+        ("always 0", "[pad_id] * n", "[0] * n"),
+        (
+            "count from the first column",
+            "columns[earlier:] - padding.unsqueeze(1)",
+            "columns[earlier:].expand(len(padding), -1)",
+        ),
+        ("negative positions", "positions.clamp(min=0), mask", "positions, mask"),
+        ("start again at 0", "columns[earlier:] - padding", "columns[:T] - padding"),
+        ("given for all columns", "columns[earlier:] - padding", "columns - padding"),
+        (
+            "should hide them and the filling",
+            "causal_mask(T, earlier + T, padding.device) & real[:, None, None]",
+            "real[:, None, None].expand(-1, 1, T, -1)",
+        ),
+        ("does not hide the filling", "& real[:, None, None]", "& torch.ones_like(real)[:, None, None]"),
+        ("first real token too", "columns >= padding", "columns > padding"),
+        ("shows the filling", "columns >= padding", "columns < padding"),
+        ("True means hidden", "min=0), mask", "min=0), ~mask"),
+        ("no dimension for the heads", "real[:, None, None]", "real[:, None]"),
+        (
+            "new columns only",
+            "def skip_padding(earlier, T, padding):\n    columns = torch.arange(T, device=padding.device)\n"
+            "    real = columns >= padding[:, None]\n    positions = (columns + earlier - padding[:, "
+            "None]).clamp(min=0)\n"
+            "    return positions, causal_mask(T, T, padding.device) & real[:, None, None]",
+        ),
+        (
+            "sees itself and nothing before",
+            "causal_mask(T, earlier + T, padding.device)",
+            "torch.ones(T, earlier + T, dtype=torch.bool, device=padding.device).tril()",
+        ),
+        (
+            "begin at 1",
+            "columns[earlier:] - padding.unsqueeze(1)",
+            "columns[earlier:] - padding.unsqueeze(1) + 1",
+        ),
+        (
+            "as a query and not as a key",
+            "def skip_padding(earlier, T, padding):\n    columns = torch.arange(earlier + T, "
+            "device=padding.device)\n"
+            "    real = columns[earlier:] >= padding[:, None]\n    positions = (columns[earlier:] - "
+            "padding[:, None]).clamp(min=0)\n"
+            "    return positions, causal_mask(T, earlier + T, padding.device) & real[:, None, :, None]",
+        ),
+        ("mask of the prompt: Expected the dtype bool, got float32", "min=0), mask", "min=0), mask.float()"),
+    ],
+    "6.8": [
+        (
+            "What a user types becomes special",
+            "def chat_ids(tokenizer, messages):\n    text = ''\n    for role, words in messages:\n"
+            "        text += f'<|im_start|>{role}\\n{words}<|im_end|>\\n'\n    text += "
+            "'<|im_start|>assistant\\n'\n"
+            "    return tokenizer.encode(text, allowed_special='all')",
+        ),
+        (
+            "ordinary characters",
+            "def chat_ids(tokenizer, messages):\n    text = ''.join(f'<|im_start|>{r}\\n{t}<|im_end|>\\n' "
+            "for r, t in messages)\n"
+            "    return tokenizer.encode_ordinary(text + '<|im_start|>assistant\\n')",
+        ),
+        ("encode refuses", 'tokenizer.encode_ordinary(f"{role}', 'tokenizer.encode(f"{role}'),
+        (
+            "ends before the assistant's turn",
+            'return [*ids, start, *tokenizer.encode_ordinary("assistant\\n")]',
+            "return ids",
+        ),
+        ("closed at once", 'encode_ordinary("assistant\\n")]', 'encode_ordinary("assistant\\n"), end]'),
+        ("behind the assistant's role", '"assistant\\n"', '"assistant"'),
+        ("opened without a role", '*tokenizer.encode_ordinary("assistant\\n")]', "]"),
+        ("line break behind <|im_end|> is missing", 'end, *tokenizer.encode_ordinary("\\n")]', "end]"),
+        ("roles are missing", 'f"{role}\\n{text}"', "text"),
+        ("something else than a line break", 'f"{role}\\n{text}"', 'f"{role}: {text}"'),
+        (
+            "Messages are not ended",
+            ', end, *tokenizer.encode_ordinary("\\n")]',
+            ', *tokenizer.encode_ordinary("\\n")]',
+        ),
+        ("Only the last message", "for role, text in messages:", "for role, text in [messages[-1]]:"),
+        ("in the role of the user", 'f"{role}\\n{text}"', 'f"user\\n{text}"'),
+        (
+            "includes the end",
+            "        if index == end:\n            break\n        answer.append(index)\n",
+            "        answer.append(index)\n        if index == end:\n            break\n",
+        ),
+        ("goes on behind its end", "        if index == end:\n            break\n", ""),
+        ("asked with the same ids", "next_id([*ids, *answer])", "next_id(ids)"),
+        ("begins with the prompt", "    return answer", "    return ids + answer"),
+        (
+            "changes the list",
+            "def answer_ids(ids, next_id, end, max_new_tokens):\n    answer = []\n    for _ in "
+            "range(max_new_tokens):\n"
+            "        index = next_id(ids)\n        if index == end:\n            break\n        "
+            "answer.append(index)\n        ids.append(index)\n"
+            "    return answer",
+        ),
+        ("one token too many", "range(max_new_tokens)", "range(max_new_tokens + 1)"),
+        ("asked on", "            break\n", "            continue\n"),
+        ("Special tokens are not where they belong", "ids += [start, *token", "ids += [start, start, *token"),
+        (
+            "Expected a list, got a tensor",
+            'return [*ids, start, *tokenizer.encode_ordinary("assistant\\n")]',
+            'return torch.tensor([*ids, start, *tokenizer.encode_ordinary("assistant\\n")])',
+        ),
+    ],
+    "6.9": [
+        ("lie on their side", "return queries.t(), keys.t(), values.t()", "return queries, keys, values"),
+        ("along the wrong dimension", "weight.chunk(3, dim=1)", "weight.t().chunk(3, dim=1)"),
+        (
+            "in another shape",
+            "def split_c_attn(weight):\n    D = len(weight)\n    q, k, v = weight.reshape(3, D, D)\n    "
+            "return q, k, v",
+        ),
+        (
+            "every third column",
+            "def split_c_attn(weight):\n    return weight[:, ::3].T, weight[:, 1::3].T, weight[:, 2::3].T",
+        ),
+        (
+            "order of the three",
+            "return queries.t(), keys.t(), values.t()",
+            "return keys.t(), queries.t(), values.t()",
+        ),
+        ("from interleaved to half-split", "(-1, 2, head_dim // 2)", "(-1, head_dim // 2, 2)"),
+        ("taken as one", "(-1, 2, head_dim // 2)", "(1, 2, -1)"),
+        ("rows are as they were", "return pairs.flatten(0, 2)", "return halves.flatten(0, 2)"),
+        (
+            "as wholes",
+            "def to_interleaved(weight, head_dim):\n    heads = weight.unflatten(0, (-1, head_dim))\n"
+            "    return heads.roll(head_dim // 2, dims=1).flatten(0, 1)",
+        ),
+        ("second half first", "pairs.flatten(0, 2)", "pairs.flip(2).flatten(0, 2)"),
+        (
+            "mixes heads",
+            "def to_interleaved(weight, head_dim):\n    return weight.unflatten(0, (-1, "
+            "head_dim)).transpose(0, 1).flatten(0, 1)",
+        ),
+        (
+            "rearranges columns",
+            "def to_interleaved(weight, head_dim):\n    if weight.dim() == 1:\n"
+            "        return weight.unflatten(0, (-1, 2, head_dim // 2)).transpose(1, 2).flatten()\n"
+            "    return weight.unflatten(1, (-1, 2, head_dim // 2)).transpose(2, 3).flatten(1, 3)",
+        ),
+        ("keep the split dimensions", "return pairs.flatten(0, 2)", "return pairs"),
+        ("stops with an error", "pairs.flatten(0, 2)", "pairs.view(weight.shape)"),
+    ],
+}
