@@ -277,18 +277,26 @@ def named_mistake(exercise, cases, got, wrong_cases, number):
     ]
     for diagnosis, wrong in wrong_answers:
         results = [outcome(exercise.run, wrong, copied(case)) for case in cases]
-        alike = [like(result, mine, exercise.tolerance) for result, mine in zip(results, got)]
+        alike = [same(result, mine, exercise.tolerance) for result, mine in zip(results, got)]
         explained = sum(a for a, is_wrong in zip(alike, wrong_cases) if is_wrong)
-        if alike[number] and 2 * explained > sum(wrong_cases) and sum(alike) > best:
+        if (
+            alike[number]
+            and 2 * explained > sum(wrong_cases)
+            and sum(alike) > best
+            and sure(results, got, alike)
+        ):
             best, words = sum(alike), diagnosis
     return words
 
 
-def like(result, mine, tolerance):
-    """Whether a mistake gives what an answer gave; an error must have the same words."""
-    if isinstance(result, Raised) and isinstance(mine, Raised):
-        return repr(result) == repr(mine)
-    return same(result, mine, tolerance)
+def sure(results, got, alike):
+    """Whether a likeness is more than an error of the same type.
+
+    Two errors say little, unless they have the same words or a value is alike too.
+    """
+    pairs = [(result, mine) for result, mine, a in zip(results, got, alike) if a]
+    values = [result for result, _ in pairs if not isinstance(result, Raised)]
+    return bool(values) or all(repr(result) == repr(mine) for result, mine in pairs)
 
 
 def seen_sign(exercise, case, got, expected):
@@ -344,6 +352,9 @@ def difference(mine, right, tolerance):
         return tensor_difference(torch.tensor(float(mine)), torch.tensor(float(right)), tolerance)
     if hasattr(right, "__len__") and len(mine) != len(right):
         return f"The result has {len(mine)} parts and should have {len(right)}."
+    if isinstance(right, (list, tuple)):
+        place = next(n for n, (m, r) in enumerate(zip(mine, right)) if not same(m, r, tolerance))
+        return f"Entry {place} should be another one."
     return "The result is another one."
 
 
@@ -464,7 +475,8 @@ def a_kind(value):
         return "None"
     if kind_of(value) is float:
         return "a number"
-    return with_article({"str": "string"}.get(type(value).__name__, type(value).__name__))
+    name = type(value).__name__
+    return with_article({"str": "string", "bytes": "bytes object"}.get(name, name))
 
 
 def with_article(name):
@@ -508,6 +520,8 @@ def shown(value):
 def evidence(exercise, case, mine, right):
     """The case, what came and what should have come."""
     lines = [f"    for       {described(exercise, case)}"]
+    where, mine, right = narrowed(mine, right, exercise.tolerance)
+    lines += [f"    in        {where}"] * bool(where)
     place = first_difference(mine, right, exercise.tolerance)
     if place:
         lines += [
@@ -519,6 +533,22 @@ def evidence(exercise, case, mine, right):
         lines += [f"    yours     {shown(mine)}"] * (not isinstance(mine, Raised))
         lines += [f"    expected  {shown(right)}"]
     return "\n".join(lines)
+
+
+def narrowed(mine, right, tolerance):
+    """(where, mine, right): of a dictionary, or of several tensors, the first part that differs."""
+    if isinstance(mine, dict) and isinstance(right, dict) and mine.keys() == right.keys():
+        parts = [(str(key), mine[key], right[key]) for key in right]
+    elif isinstance(mine, (list, tuple)) and isinstance(right, (list, tuple)) and len(mine) == len(right):
+        parts = (
+            []
+            if is_plain(right)
+            else [(f"result {n + 1}", m, r) for n, (m, r) in enumerate(zip(mine, right))]
+        )
+    else:
+        parts = []
+    wrong = (part for part in parts if not same(part[1], part[2], tolerance))
+    return next(wrong, ("", mine, right))
 
 
 def first_difference(mine, right, tolerance):

@@ -857,7 +857,7 @@ MUTANTS = {
             "        return len(text.encode()) / len(each)",
         ),
         ("stops with an error", "sum(len(each) for each in ids)", "sum(ids)"),
-        ("times what it should be", 'text.encode("utf-8")', 'text.encode("utf-16-le")'),
+        ("The result is too large", 'text.encode("utf-8")', 'text.encode("utf-16-le")'),
         (
             "adds up the ids",
             """def bytes_per_token(texts, ids):
