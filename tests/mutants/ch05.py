@@ -76,7 +76,9 @@ MEASURED_VARIANT = """def fit_and_measure(model, optimizer, batches, held_out, e
     def measure():
         model.eval()
         with torch.no_grad():
-            surprises = [F.cross_entropy(model(x).transpose(1, 2), y, reduction="none").flatten() for x, y in held_out]
+            logits = [model(x).transpose(1, 2) for x, _ in held_out]  # (B, V, T) each
+            pairs = zip(logits, (y for _, y in held_out))
+            surprises = [F.cross_entropy(z, y, reduction="none").flatten() for z, y in pairs]
         return torch.cat(surprises).mean().item()
 
     losses, measured = [], []
@@ -188,7 +190,11 @@ MUTANTS = {
             "for start in starts]",
             "for start in range(0, len(starts) * context_length, context_length)]",
         ),
-        ("Each column is a window", "torch.stack(rows)", "torch.stack(rows)\n    return rows[:, :-1].T, rows[:, 1:].T"),
+        (
+            "Each column is a window",
+            "torch.stack(rows)",
+            "torch.stack(rows)\n    return rows[:, :-1].T, rows[:, 1:].T",
+        ),
         ("whole windows", "return rows[:, :-1], rows[:, 1:]", "return rows"),
         (
             "not in the order",
@@ -208,7 +214,11 @@ MUTANTS = {
         ),
         ("leaves the range", "logits.log_softmax(dim=-1)", "torch.log(torch.softmax(logits, dim=-1))"),
         ("floored", "logits.log_softmax(dim=-1)", "torch.log(torch.softmax(logits, dim=-1) + 1e-9)"),
-        ("token 0 were right", ".where(counted, 0.0).sum()", ".sum()\n    counted = torch.ones_like(targets)"),
+        (
+            "token 0 were right",
+            ".where(counted, 0.0).sum()",
+            ".sum()\n    counted = torch.ones_like(targets)",
+        ),
         ("counted in the division", "counted.sum().clamp(min=1)", "targets.numel()"),
         ("This is the sum", "return total / counted.sum().clamp(min=1)", "return total"),
         ("whatever ignore_index says", "targets != ignore_index", "targets != -100"),
@@ -228,7 +238,11 @@ MUTANTS = {
         ("to the base 2", "return total", "total = total / math.log(2)\n    return total"),
         ("taken for logarithms", "logits.log_softmax(dim=-1)", "logits"),
         ("surprise for each target", ".where(counted, 0.0).sum()", ".where(counted, 0.0)\n    return total"),
-        ("cut off", "return total", "total = torch.tensor(total.item(), device=total.device)\n    return total"),
+        (
+            "cut off",
+            "return total",
+            "total = torch.tensor(total.item(), device=total.device)\n    return total",
+        ),
         (
             "changes its arguments",
             """def cross_entropy(logits, targets, ignore_index=-100):
@@ -239,8 +253,16 @@ MUTANTS = {
     return (surprise * counted).sum() / counted.sum().clamp(min=1)""",
         ),
         ("stops with an error", "targets.where(counted, 0)", "targets"),
-        ("got a number", "return total / counted.sum().clamp(min=1)", "return (total / counted.sum().clamp(min=1)).item()"),
-        ("wrong when some do not", "counted.sum().clamp(min=1)", "(counted.sum().clamp(min=1) + (~counted).sum() * 2)"),
+        (
+            "got a number",
+            "return total / counted.sum().clamp(min=1)",
+            "return (total / counted.sum().clamp(min=1)).item()",
+        ),
+        (
+            "wrong when some do not",
+            "counted.sum().clamp(min=1)",
+            "(counted.sum().clamp(min=1) + (~counted).sum() * 2)",
+        ),
     ],
     "5.3": [
         ("sign is the other one", "logits.softmax(dim=-1) - one_hot", "one_hot - logits.softmax(dim=-1)"),
@@ -248,7 +270,11 @@ MUTANTS = {
         ("number of all rows", "counted.sum().clamp(min=1)", "len(logits)"),
         ("N times V", "counted.sum().clamp(min=1)", "logits.numel()"),
         ("is not 0", "gradient * counted.unsqueeze(-1)", "gradient"),
-        ("Only the right token", "gradient * counted.unsqueeze(-1)", "gradient * counted.unsqueeze(-1) * one_hot"),
+        (
+            "Only the right token",
+            "gradient * counted.unsqueeze(-1)",
+            "gradient * counted.unsqueeze(-1) * one_hot",
+        ),
         ("These are the probabilities", "logits.softmax(dim=-1) - one_hot", "logits.softmax(dim=-1)"),
         ("wrong dimension", "logits.softmax(dim=-1)", "logits.softmax(dim=0)"),
         (
@@ -259,7 +285,11 @@ MUTANTS = {
         ("divides by 0", "counted.sum().clamp(min=1)", "counted.sum()"),
         ("stops with an error", "targets.where(counted, 0)", "targets"),
         ("sum 0", "logits.softmax(dim=-1) - one_hot", "logits.sigmoid() - one_hot"),
-        ("should be negative", "logits.softmax(dim=-1) - one_hot", "logits.softmax(dim=-1) - one_hot.roll(1, -1)"),
+        (
+            "should be negative",
+            "logits.softmax(dim=-1) - one_hot",
+            "logits.softmax(dim=-1) - one_hot.roll(1, -1)",
+        ),
     ],
     "5.4": [
         ("m starts at 0", 'state["m"] / (1 - beta1 ** state["step"])', 'state["m"]'),
@@ -292,23 +322,31 @@ MUTANTS = {
                 b1, b2 = group["betas"]
                 s["m"].mul_(b1).add_(g, alpha=1 - b1)
                 s["v"].mul_(b2).addcmul_(g, g, value=1 - b2)
-                w -= group["lr"] * (s["m"] / (1 - b1 ** s["t"])) / ((s["v"] / (1 - b2 ** s["t"])).sqrt() + group["eps"])
+                m, v = s["m"] / (1 - b1 ** s["t"]), s["v"] / (1 - b2 ** s["t"])
+                w -= group["lr"] * m / (v.sqrt() + group["eps"])
 """,
         ),
-        ("not multiplied by the learning rate", '1 - lr * group["weight_decay"]', '1 - group["weight_decay"]'),
+        (
+            "not multiplied by the learning rate",
+            '1 - lr * group["weight_decay"]',
+            '1 - group["weight_decay"]',
+        ),
         ("Nothing decays", 'w.mul_(1 - lr * group["weight_decay"])', "pass"),
         (
             "after its step",
-            '                w.mul_(1 - lr * group["weight_decay"])\n                w.sub_(lr * m / (v.sqrt() + group["eps"]))',
-            '                w.sub_(lr * m / (v.sqrt() + group["eps"]))\n                w.mul_(1 - lr * group["weight_decay"])',
+            '                w.mul_(1 - lr * group["weight_decay"])\n                w.sub_(lr * m / '
+            '(v.sqrt() + group["eps"]))',
+            '                w.sub_(lr * m / (v.sqrt() + group["eps"]))\n                w.mul_(1 - lr * '
+            'group["weight_decay"])',
         ),
         (
             "decays too",
             "                if w.grad is None:\n",
-            '                if w.grad is None:\n                    w.mul_(1 - lr * group["weight_decay"])\n',
+            "                if w.grad is None:\n                    w.mul_(1 - lr * "
+            'group["weight_decay"])\n',
         ),
         ("inside the root", '(v.sqrt() + group["eps"])', '(v + group["eps"]).sqrt()'),
-        ("eps has no effect", 'group["eps"]))', "1e-8))"),
+        ("eps plays no part", 'group["eps"]))', "1e-8))"),
         ("without the root", "v.sqrt()", "v"),
         ("mean of the squared gradient", "w.grad**2", "w.grad.abs()"),
         ("changed places", "lr, (beta1, beta2)", "lr, (beta2, beta1)"),
@@ -318,28 +356,47 @@ MUTANTS = {
         ("start anew", "if not state:", "if True:"),
         (
             "One count of calls",
-            ADAMW_VARIANT.replace("def step(self):", "def step(self):\n        self.t = getattr(self, 't', 0) + 1").replace(
-                "scale = ", "t = self.t\n                scale = "
-            ),
+            ADAMW_VARIANT.replace(
+                "def step(self):", "def step(self):\n        self.t = getattr(self, 't', 0) + 1"
+            ).replace("scale = ", "t = self.t\n                scale = "),
         ),
         (
             "once for every weight",
-            ADAMW_VARIANT.replace("scale = ", "t = self.t = getattr(self, 't', 0) + 1\n                scale = "),
+            ADAMW_VARIANT.replace(
+                "scale = ", "t = self.t = getattr(self, 't', 0) + 1\n                scale = "
+            ),
         ),
-        ("settings of the first", "for group in self.param_groups:", "for group in self.param_groups[:1] * 2:"),
-        ("has no effect. Read", 'lr, (beta1, beta2) = group["lr"], group["betas"]', 'lr, (beta1, beta2) = group.setdefault("first", group["lr"]), group["betas"]'),
+        (
+            "settings of the first",
+            "for group in self.param_groups:",
+            "for group in [{**self.param_groups[0], 'params': each['params']} for each in "
+            "self.param_groups]:",
+        ),
+        (
+            "has no effect. Read",
+            'lr, (beta1, beta2) = group["lr"], group["betas"]',
+            'lr, (beta1, beta2) = group.setdefault("first", group["lr"]), group["betas"]',
+        ),
         (
             "forgotten its means",
             "state = self.state[w]",
             "self.mine = getattr(self, 'mine', {})\n                state = self.mine.setdefault(w, {})",
         ),
-        ("have not moved", 'w.sub_(lr * m / (v.sqrt() + group["eps"]))', 'w = w - lr * m / (v.sqrt() + group["eps"])'),
+        (
+            "have not moved",
+            'w.sub_(lr * m / (v.sqrt() + group["eps"]))',
+            'w = w - lr * m / (v.sqrt() + group["eps"])',
+        ),
         ("stops with an error", "if w.grad is None:", "if w is None:"),
     ],
     "5.5": [
         ("first step has the rate 0", "(step + 1) / warmup_steps", "step / warmup_steps"),
         ("never reached", "(step + 1) / warmup_steps", "(step + 1) / (warmup_steps + 1)"),
-        ("has min_lr already", "max(1, total_steps - warmup_steps)", "max(1, total_steps - 1 - warmup_steps)"),
+        (
+            "has min_lr already",
+            "max(1, total_steps - warmup_steps)",
+            "max(1, total_steps - 1 - warmup_steps)",
+        ),
         (
             "progress from step 0",
             "(step - warmup_steps) / max(1, total_steps - warmup_steps)",
@@ -353,9 +410,17 @@ MUTANTS = {
         ("should fall", "1 + math.cos", "1 - math.cos"),
         ("min_lr has no effect", "min_lr + (max_lr - min_lr)", "max_lr"),
         ("starts above max_lr", "(max_lr - min_lr)", "max_lr"),
-        ("starts from min_lr", "max_lr * (step + 1) / warmup_steps", "min_lr + (max_lr - min_lr) * (step + 1) / warmup_steps"),
+        (
+            "starts from min_lr",
+            "max_lr * (step + 1) / warmup_steps",
+            "min_lr + (max_lr - min_lr) * (step + 1) / warmup_steps",
+        ),
         ("no warm-up", "max_lr * (step + 1) / warmup_steps", "max_lr"),
-        ("comes up again", "min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))", "(step - warmup_steps) / max(1, total_steps - warmup_steps)"),
+        (
+            "comes up again",
+            "min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))",
+            "(step - warmup_steps) / max(1, total_steps - warmup_steps)",
+        ),
         (
             "divides by 0",
             """def warmup_cosine(step, max_lr, min_lr, warmup_steps, total_steps):
@@ -384,10 +449,26 @@ def clip_grad_norm_(params, max_norm):
         ("scaled up", "if norm > max_norm:", "if norm > 0:"),
         ("scaled up", "if norm > max_norm:", "if True:"),
         ("after the clipping", "return norm", "return norm.clamp(max=max_norm)"),
-        ("norms of the parameters are added", "torch.stack([gradient.norm() for gradient in gradients]).norm()", "sum(g.norm() for g in gradients)"),
-        ("root is missing", "torch.stack([gradient.norm() for gradient in gradients]).norm()", "sum(g.pow(2).sum() for g in gradients)"),
-        ("largest number", "torch.stack([gradient.norm() for gradient in gradients]).norm()", "max(g.abs().max() for g in gradients)"),
-        ("absolute values", "torch.stack([gradient.norm() for gradient in gradients]).norm()", "sum(g.abs().sum() for g in gradients)"),
+        (
+            "norms of the parameters are added",
+            "torch.stack([gradient.norm() for gradient in gradients]).norm()",
+            "sum(g.norm() for g in gradients)",
+        ),
+        (
+            "root is missing",
+            "torch.stack([gradient.norm() for gradient in gradients]).norm()",
+            "sum(g.pow(2).sum() for g in gradients)",
+        ),
+        (
+            "largest number",
+            "torch.stack([gradient.norm() for gradient in gradients]).norm()",
+            "max(g.abs().max() for g in gradients)",
+        ),
+        (
+            "absolute values",
+            "torch.stack([gradient.norm() for gradient in gradients]).norm()",
+            "sum(g.abs().sum() for g in gradients)",
+        ),
         ("as before", "gradient.mul_(max_norm / norm)", "gradient = gradient * max_norm / norm"),
         ("whatever max_norm says", "max_norm / norm", "1 / norm"),
         (
@@ -409,11 +490,20 @@ def clip_grad_norm_(params, max_norm):
     ],
     "5.7": [
         ("from before this step", "    optimizer.zero_grad()\n", ""),
-        ("cleared at the end only", STEP_VARIANT.replace("    model.zero_grad()\n", "").replace("    return", "    model.zero_grad()\n    return")),
-        ("before every micro-batch", "        logits = model", "        optimizer.zero_grad()\n        logits = model"),
+        (
+            "cleared at the end only",
+            STEP_VARIANT.replace("    model.zero_grad()\n", "").replace(
+                "    return", "    model.zero_grad()\n    return"
+            ),
+        ),
+        (
+            "before every micro-batch",
+            "        logits = model",
+            "        optimizer.zero_grad()\n        logits = model",
+        ),
         (
             "averages the means",
-            "loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction=\"sum\") / n_targets",
+            'loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum") / n_targets',
             "loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten()) / len(batches)",
         ),
         (
@@ -431,17 +521,41 @@ def clip_grad_norm_(params, max_norm):
         ),
         ("divides by all targets", "(targets != -100).sum().item()", "targets.numel()"),
         ("number of rows", "(targets != -100).sum().item()", "len(targets)"),
-        ("number of micro-batches. Divide", "max(1, sum((targets != -100).sum().item() for _, targets in batches))", "len(batches)"),
-        ("that of a sum", 'reduction="sum") / n_targets', 'reduction="sum")'),
-        ("step for every micro-batch", "        total += loss.item()", "        norm = nn.utils.clip_grad_norm_(model.parameters(), max_norm)\n        optimizer.step()\n        optimizer.zero_grad()\n        total += loss.item()\n    return total, norm.item()"),
-        ("after every micro-batch", "        total += loss.item()", "        total += loss.item()\n        norm = nn.utils.clip_grad_norm_(model.parameters(), max_norm)\n    optimizer.step()\n    return total, norm.item()"),
         (
-            "after the step, when it is too late",
+            "number of micro-batches. Divide",
+            "max(1, sum((targets != -100).sum().item() for _, targets in batches))",
+            "len(batches)",
+        ),
+        ("that of a sum", 'reduction="sum") / n_targets', 'reduction="sum")'),
+        (
+            "step for every micro-batch",
+            "        total += loss.item()",
+            "        norm = nn.utils.clip_grad_norm_(model.parameters(), max_norm)\n        "
+            "optimizer.step()\n        optimizer.zero_grad()\n        total += loss.item()\n    return "
+            "total, norm.item()",
+        ),
+        (
+            "after every micro-batch",
+            "        total += loss.item()",
+            "        total += loss.item()\n        norm = nn.utils.clip_grad_norm_(model.parameters(), "
+            "max_norm)\n    optimizer.step()\n    return total, norm.item()",
+        ),
+        (
+            "as if nothing had been clipped",
             "    norm = nn.utils.clip_grad_norm_(model.parameters(), max_norm)\n    optimizer.step()",
             "    optimizer.step()\n    norm = nn.utils.clip_grad_norm_(model.parameters(), max_norm)",
         ),
-        ("are not clipped", "clip_grad_norm_(model.parameters(), max_norm)", "clip_grad_norm_(model.parameters(), 1e9)"),
-        ("one after clipping", "    optimizer.step()", "    norm = torch.stack([p.grad.norm() for p in model.parameters()]).norm()\n    optimizer.step()"),
+        (
+            "as if nothing had been clipped",
+            "clip_grad_norm_(model.parameters(), max_norm)",
+            "clip_grad_norm_(model.parameters(), 1e9)",
+        ),
+        (
+            "one after clipping",
+            "    optimizer.step()",
+            "    norm = torch.stack([p.grad.norm() for p in model.parameters()]).norm()\n    "
+            "optimizer.step()",
+        ),
         ("last micro-batch. It", "total += loss.item()", "total = loss.item()"),
         ("loss returned is a sum", "return total,", "return total * n_targets,"),
         ("divided once more", "return total,", "return total / len(batches),"),
@@ -454,14 +568,39 @@ def clip_grad_norm_(params, max_norm):
     "5.8": [
         ("still carry the scale", "            p.grad.div_(self.scale)", "            pass"),
         ("is not multiplied", "return loss * self.scale", "return loss"),
-        ("spoils the weights", "            return False\n        optimizer.step()", "            optimizer.step()\n            return False\n        optimizer.step()"),
-        ("replaced by 0", "            self.scale, self.good_steps = self.scale / 2, 0\n", "            for p in params:\n                p.grad.nan_to_num_(0, 0, 0)\n            optimizer.step()\n            self.scale, self.good_steps = self.scale / 2, 0\n"),
+        (
+            "spoils the weights",
+            "            return False\n        optimizer.step()",
+            "            optimizer.step()\n            return False\n        optimizer.step()",
+        ),
+        (
+            "replaced by 0",
+            "            self.scale, self.good_steps = self.scale / 2, 0\n",
+            "            for p in params:\n                p.grad.nan_to_num_(0, 0, 0)\n            "
+            "optimizer.step()\n            self.scale, self.good_steps = self.scale / 2, 0\n",
+        ),
         ("the scale stays", "self.scale / 2, 0", "self.scale, 0"),
         ("bad step the scale is doubled", "self.scale / 2, 0", "self.scale * 2, 0"),
-        ("NaN passes", "all(p.grad.isfinite().all() for p in params)", "all(not p.grad.isinf().any() for p in params)"),
-        ("infinite gradient passes", "all(p.grad.isfinite().all() for p in params)", "all((p.grad == p.grad).all() for p in params)"),
-        ("Minus infinity", "all(p.grad.isfinite().all() for p in params)", "all((p.grad < math.inf).all() for p in params)"),
-        ("one parameter only", "all(p.grad.isfinite().all() for p in params)", "params[0].grad.isfinite().all()"),
+        (
+            "NaN passes",
+            "all(p.grad.isfinite().all() for p in params)",
+            "all(not p.grad.isinf().any() for p in params)",
+        ),
+        (
+            "infinite gradient passes",
+            "all(p.grad.isfinite().all() for p in params)",
+            "all((p.grad == p.grad).all() for p in params)",
+        ),
+        (
+            "Minus infinity",
+            "all(p.grad.isfinite().all() for p in params)",
+            "all((p.grad < math.inf).all() for p in params)",
+        ),
+        (
+            "one parameter only",
+            "all(p.grad.isfinite().all() for p in params)",
+            "params[0].grad.isfinite().all()",
+        ),
         (
             "one parameter only",
             SCALER_VARIANT.replace(
@@ -469,8 +608,17 @@ def clip_grad_norm_(params, max_norm):
                 "fine = True\n        for g in grads:\n            fine = bool(g.isfinite().all())",
             ),
         ),
-        ("does not set the count back", "self.scale, self.good_steps = self.scale / 2, 0", "self.scale = self.scale / 2"),
-        ("goes on doubling", "if self.good_steps == self.interval:\n            self.scale, self.good_steps = self.scale * 2, 0", "if self.good_steps >= self.interval:\n            self.scale = self.scale * 2"),
+        (
+            "does not set the count back",
+            "self.scale, self.good_steps = self.scale / 2, 0",
+            "self.scale = self.scale / 2",
+        ),
+        (
+            "goes on doubling",
+            "if self.good_steps == self.interval:\n            self.scale, self.good_steps = self.scale "
+            "* 2, 0",
+            "if self.good_steps >= self.interval:\n            self.scale = self.scale * 2",
+        ),
         ("never grows", "self.scale * 2, 0", "self.scale, 0"),
         ("good step too late", "if self.good_steps == self.interval:", "if self.good_steps > self.interval:"),
         (
@@ -497,68 +645,154 @@ def clip_grad_norm_(params, max_norm):
         return fine""",
         ),
         ("this returns None", "        return True", "        pass"),
-        ("wrong way round", "            return False\n", "            return True\n"),
+        ("wrong way round", SCALER_VARIANT.replace("return fine", "return not fine")),
         ("even when it has skipped", SCALER_VARIANT.replace("return fine", "return True")),
         ("stops with an error", " if p.grad is not None]", "]"),
         ("the scale is not", "self.scale * 2, 0", "self.scale * 3, 0"),
-        ("not a finite number", "all(p.grad.isfinite().all() for p in params)", "all(p.grad.isfinite().any() or len(params) < 2 for p in params)"),
+        ("some of its numbers", "p.grad.isfinite().all()", "p.grad.isfinite().any()"),
+        ("infinite or NaN after", "p.grad.isfinite().all()", "(p.grad.isfinite().all() or len(params) == 2)"),
+        ("first number of each", "p.grad.isfinite().all()", "p.grad.flatten()[0].isfinite()"),
     ],
     "5.9": [
         ("still added", "        optimizer.zero_grad()\n", ""),
         ("still added", "    losses = []\n", "    losses = []\n    optimizer.zero_grad = lambda: None\n"),
-        ("between backward and step", "        optimizer.zero_grad()\n        loss.backward()\n", "        loss.backward()\n        optimizer.zero_grad()\n"),
-        ("for some batches", FIT_VARIANT.replace("for p in model.parameters():", "for p in model.parameters() if step % 2 else ():")),
-        ("No step is taken", "        optimizer.step()\n", ""),
-        ("once, at the end", "        optimizer.step()\n        losses.append(loss.item())\n", "        losses.append(loss.item())\n    optimizer.step()\n"),
+        (
+            "The weights never move",
+            "        optimizer.zero_grad()\n        loss.backward()\n",
+            "        loss.backward()\n        optimizer.zero_grad()\n",
+        ),
+        (
+            "for some batches",
+            FIT_VARIANT.replace(
+                "for p in model.parameters():", "for p in model.parameters() if step % 2 else ():"
+            ),
+        ),
+        ("The weights never move", "        optimizer.step()\n", ""),
+        (
+            "once, at the end",
+            "        optimizer.step()\n        losses.append(loss.item())\n",
+            "        losses.append(loss.item())\n    optimizer.step()\n",
+        ),
         ("tensors that hold on", "loss.item()", "loss"),
-        ("after its step", FIT_VARIANT.replace("        losses += [float(loss)]\n", "").replace("        for p", "        losses.append(F.cross_entropy(model(x).transpose(1, 2), y).item())\n        for p")),
+        (
+            "after its step",
+            FIT_VARIANT.replace("        losses += [float(loss)]\n", "").replace(
+                "        for p",
+                "        losses.append(F.cross_entropy(model(x).transpose(1, 2), y).item())\n        for p",
+            ),
+        ),
         ("The loss is a sum", "targets.flatten())", "targets.flatten(), reduction='sum')"),
         ("replaced by the inputs", "targets.flatten())", "inputs.flatten())"),
-        ("steps that are wrong", "        optimizer.step()\n", "        optimizer.step()\n        optimizer.step()\n"),
+        (
+            "steps that are wrong",
+            "        optimizer.step()\n",
+            "        optimizer.step()\n        optimizer.step()\n",
+        ),
     ],
     "5.10": [
         ("trains on without dropout", "            model.train()\n", ""),
         ("trains on without dropout", "            model.train()\n", "    model.train()\n"),
         ("measured with dropout", "            model.eval()\n", "            model.train()\n"),
         ("measured with dropout", MEASURED_VARIANT.replace("        model.eval()\n", "")),
-        ("mode from the beginning", "    losses, measured = [], []\n    model.train()", "    losses, measured = [], []\n    model.eval()"),
-        ("mean of the means", MEASURED_VARIANT.replace("torch.cat(surprises).mean().item()", "sum(s.mean().item() for s in surprises) / len(surprises)")),
-        ("that of the last piece", "                    total += F.cross_entropy(model(x).flatten(0, 1), y.flatten(), reduction=\"sum\").item()\n                    count += y.numel()", "                    total = F.cross_entropy(model(x).flatten(0, 1), y.flatten(), reduction=\"sum\").item()\n                    count = y.numel()"),
+        (
+            "mode from the beginning",
+            "    losses, measured = [], []\n    model.train()",
+            "    losses, measured = [], []\n    model.eval()",
+        ),
+        (
+            "mean of the means",
+            MEASURED_VARIANT.replace(
+                "torch.cat(surprises).mean().item()",
+                "sum(s.mean().item() for s in surprises) / len(surprises)",
+            ),
+        ),
+        (
+            "that of the last piece",
+            "                    total += F.cross_entropy(model(x).flatten(0, 1), y.flatten(), "
+            'reduction="sum").item()\n                    count += y.numel()',
+            "                    total = F.cross_entropy(model(x).flatten(0, 1), y.flatten(), "
+            'reduction="sum").item()\n                    count = y.numel()',
+        ),
         ("sum over tokens", "total / count", "total"),
         ("whatever `every` says", "if step % every == 0:", "if step:"),
         ("after the first step of each", "enumerate(batches, start=1)", "enumerate(batches)"),
         ("not cleared any more", "        optimizer.zero_grad()\n", ""),
-        ("learns from the held-out", "            model.train()\n", "            optimizer.zero_grad()\n            for x, y in held_out:\n                F.cross_entropy(model(x).flatten(0, 1), y.flatten()).backward()\n            optimizer.step()\n            model.train()\n"),
-        ("training losses are not", "        losses.append(loss.item())", "        losses.append(loss.item() / 2)"),
+        (
+            "learns from the held-out",
+            "            model.train()\n",
+            "            optimizer.zero_grad()\n            for x, y in held_out:\n                "
+            "F.cross_entropy(model(x).flatten(0, 1), y.flatten()).backward()\n            "
+            "optimizer.step()\n            model.train()\n",
+        ),
+        (
+            "training losses are not",
+            "        losses.append(loss.item())",
+            "        losses.append(loss.item() / 2)",
+        ),
         ("held-out losses are not", "total / count", "total / (count + 1)"),
         ("what it returns", "return losses, measured", "return losses + measured"),
     ],
     "5.11": [
-        ("the last one, not the best", "copy.deepcopy({\"model\": model.state_dict(), \"optimizer\": optimizer.state_dict()})", "{\"model\": model.state_dict(), \"optimizer\": optimizer.state_dict()}"),
+        (
+            "the last one, not the best",
+            'copy.deepcopy({"model": model.state_dict(), "optimizer": optimizer.state_dict()})',
+            '{"model": model.state_dict(), "optimizer": optimizer.state_dict()}',
+        ),
         ("the last one, not the best", "copy.deepcopy({", "dict({"),
-        ("the last one, not the best", "copy.deepcopy({\"model\": model.state_dict(), \"optimizer\": optimizer.state_dict()})", "{\"model\": model.state_dict().copy(), \"optimizer\": optimizer.state_dict().copy()}"),
-        ("optimizer does not", "copy.deepcopy({\"model\": model.state_dict(), \"optimizer\": optimizer.state_dict()})", "{\"model\": copy.deepcopy(model.state_dict()), \"optimizer\": optimizer.state_dict()}"),
-        ("optimizer does not", "    optimizer.load_state_dict(best[\"optimizer\"])\n", ""),
-        ("the model does not", "    model.load_state_dict(best[\"model\"])\n", ""),
+        (
+            "the last one, not the best",
+            'copy.deepcopy({"model": model.state_dict(), "optimizer": optimizer.state_dict()})',
+            '{"model": model.state_dict().copy(), "optimizer": optimizer.state_dict().copy()}',
+        ),
+        (
+            "optimizer does not",
+            'copy.deepcopy({"model": model.state_dict(), "optimizer": optimizer.state_dict()})',
+            '{"model": copy.deepcopy(model.state_dict()), "optimizer": optimizer.state_dict()}',
+        ),
+        ("optimizer does not", '    optimizer.load_state_dict(best["optimizer"])\n', ""),
+        ("the model does not", '    model.load_state_dict(best["model"])\n', ""),
         ("the model does not", BEST_VARIANT.replace("w.clone()", "w")),
         ("highest held-out loss", BEST_VARIANT.replace("min(measured)", "max(measured)")),
-        ("kept before the step", BEST_VARIANT.replace("measured.index(min(measured))", "max(0, measured.index(min(measured)) - 1)")),
-        ("best loss in training", "measured[-1] < lowest:\n            lowest = measured[-1]", "loss.item() < lowest:\n            lowest = loss.item()"),
+        (
+            "kept before the step",
+            BEST_VARIANT.replace(
+                "measured.index(min(measured))", "max(0, measured.index(min(measured)) - 1)"
+            ),
+        ),
+        (
+            "best loss in training",
+            "measured[-1] < lowest:\n            lowest = measured[-1]",
+            "loss.item() < lowest:\n            lowest = loss.item()",
+        ),
         ("to the first step", "if measured[-1] < lowest:", "if len(measured) == 1:"),
         (
             "should train to the end",
-            "    model.load_state_dict(best[\"model\"])\n    optimizer.load_state_dict(best[\"optimizer\"])\n",
-            "        else:\n            model.load_state_dict(best[\"model\"])\n            optimizer.load_state_dict(copy.deepcopy(best[\"optimizer\"]))\n    model.load_state_dict(best[\"model\"])\n    optimizer.load_state_dict(best[\"optimizer\"])\n",
+            '    model.load_state_dict(best["model"])\n    optimizer.load_state_dict(best["optimizer"])\n',
+            '        else:\n            model.load_state_dict(best["model"])\n            '
+            'optimizer.load_state_dict(copy.deepcopy(best["optimizer"]))\n    '
+            'model.load_state_dict(best["model"])\n    optimizer.load_state_dict(best["optimizer"])\n',
         ),
-        ("not those with the lowest", "    optimizer.load_state_dict(best[\"optimizer\"])\n", "    optimizer.load_state_dict(best[\"optimizer\"])\n    optimizer.step()\n"),
-        ("memory does not belong", "optimizer.load_state_dict(best[\"optimizer\"])\n", "optimizer.state.clear()\n"),
+        (
+            "not those with the lowest",
+            '    optimizer.load_state_dict(best["optimizer"])\n',
+            '    optimizer.load_state_dict(best["optimizer"])\n    optimizer.step()\n',
+        ),
+        (
+            "memory does not belong",
+            'optimizer.load_state_dict(best["optimizer"])\n',
+            "optimizer.state.clear()\n",
+        ),
         ("stops with an error", "best = copy", "the_best = copy"),
     ],
     "5.12": [
         ("exchanged", "total_nats / math.log(2) / n_bytes", "total_nats * math.log(2) / n_bytes"),
         ("still nats per byte", "total_nats / math.log(2) / n_bytes", "total_nats / n_bytes"),
         ("not divided by its bytes", "total_nats / math.log(2) / n_bytes", "total_nats / math.log(2)"),
-        ("Bytes are divided by bits", "total_nats / math.log(2) / n_bytes", "n_bytes / (total_nats / math.log(2))"),
+        (
+            "Bytes are divided by bits",
+            "total_nats / math.log(2) / n_bytes",
+            "n_bytes / (total_nats / math.log(2))",
+        ),
         ("counted as 8 bits", "total_nats / math.log(2) / n_bytes", "total_nats / math.log(2) / n_bytes / 8"),
         ("taken of the sum", "math.exp(total_nats / n_tokens)", "math.exp(total_nats)"),
         ("power of 2", "math.exp(total_nats / n_tokens)", "2 ** (total_nats / n_tokens)"),
