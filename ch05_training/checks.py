@@ -1375,8 +1375,8 @@ def run_best(answer, embedding, output, batches, held_out):
 
 
 def flawed_best(
-    weights=copy.deepcopy, memory=copy.deepcopy, back="both", better=lambda new, best: new < best, when="after",
-    judge="held out",
+    weights=copy.deepcopy, memory=copy.deepcopy, back="both", better=lambda new, best: new < best,
+    when="after", judge="held out",
 ):  # fmt: skip
     """Training that goes back to its best state and goes wrong in one place."""
 
@@ -1440,7 +1440,7 @@ def best_cases(draw):
 
 
 def can_be_told(embedding, output, batches, held_out):
-    """Whether the steps that are first, last, best or worst on held-out text, and best in training, all differ."""
+    """Whether the first step, the last, the best and worst on held-out text and the best in training differ."""
     model = tiny_model(embedding, output)
     optimizer, training, measured = best_optimizer(model), [], []
     for batch in batches:
