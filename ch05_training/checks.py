@@ -1440,7 +1440,7 @@ def best_cases(draw):
 
 
 def can_be_told(embedding, output, batches, held_out):
-    """Whether the first step, the last, the best and worst on held-out text and the best in training differ."""
+    """Whether the first step, the last, the best and worst on held-out text, the best in training differ."""
     model = tiny_model(embedding, output)
     optimizer, training, measured = best_optimizer(model), [], []
     for batch in batches:
