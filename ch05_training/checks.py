@@ -1062,7 +1062,7 @@ def scaler_cases(draw):
         ([one], [[two], [two], [two], [two], [two]], 8.0, 2),
         ([one], [[two], [infinite], [two], [two]], 8.0, 2),
         ([one, two], [[two, infinite]], 8.0, 4),
-        ([one, two], [[infinite, two]], 8.0, 4),
+        ([one, two], [[nan, two]], 8.0, 4),
         ([one, two], [[two, None]], 8.0, 4),
         ([torch.tensor([1.0, 2.0])], [[torch.tensor([2.0, math.inf])]], 8.0, 4),
         ([torch.tensor([1.0, 2.0])], [[torch.tensor([math.nan, 2.0])]], 8.0, 4),
