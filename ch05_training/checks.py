@@ -1,0 +1,1578 @@
+"""The checks of chapter 5's exercises: what is right, on which inputs, and the usual mistakes by name."""
+
+# Written by hand: what learners get wrong, in words.
+
+import copy
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ch01_tokenization.checking import Exercise, checker
+
+from .optimization import AdamW, bits_per_byte, clip_grad_norm_, cross_entropy, perplexity, warmup_cosine
+
+__all__ = ["check"]
+
+
+def numbers(values):
+    """A list of floats as one tensor, so that a difference is told in numbers; anything else as it is."""
+    floats = isinstance(values, list) and all(isinstance(value, float) for value in values)
+    return torch.tensor(values) if floats else values
+
+
+def detached(value):
+    return value.detach() if isinstance(value, torch.Tensor) else value
+
+
+def tiny_model(embedding, output, dropout=0.0):
+    """Token ids, any shape (...) -> logits (..., V), with these weights, (V, D) each."""
+    layers = nn.Embedding(*embedding.shape), nn.Dropout(dropout), nn.Linear(*output.shape[::-1], bias=False)
+    model = nn.Sequential(*layers).to(embedding.device)
+    with torch.no_grad():
+        model[0].weight.copy_(embedding)
+        model[2].weight.copy_(output)
+    return model
+
+
+def weights_of(model):
+    return [p.detach().clone() for p in model.parameters()]
+
+
+def loss_of(model, inputs, targets, reduction="mean"):
+    return F.cross_entropy(model(inputs).flatten(0, -2), targets.flatten(), reduction=reduction)
+
+
+def alike(got, expected, key):
+    return all(a is b or torch.allclose(a, b, atol=1e-4, rtol=1e-4) for a, b in zip(got[key], expected[key]))
+
+
+# ---------------------------------------------------------------- 5.1 windows
+
+
+def windows(token_ids, context_length, starts):
+    every = token_ids.unfold(0, context_length + 1, 1)[starts]  # (N - T, T + 1) -> (B, T + 1)
+    return every[:, :-1], every[:, 1:]
+
+
+def cut(inputs_at, targets_at):
+    """Windows whose inputs and targets begin that many tokens behind the start."""
+    return lambda token_ids, context_length, starts: tuple(
+        torch.stack([token_ids[start + place :][:context_length] for start in starts])
+        for place in (inputs_at, targets_at)
+    )
+
+
+def turned_round(token_ids, context_length, starts):
+    inputs, _ = windows(token_ids, context_length, starts)
+    return inputs, inputs.roll(-1, 1)
+
+
+def other_starts(change):
+    """change(start, context_length, row) -> another start."""
+    return lambda ids, T, starts: windows(ids, T, [change(start, T, row) for row, start in enumerate(starts)])
+
+
+WINDOWS = Exercise(
+    right=windows,
+    cases=lambda draw: [
+        (torch.tensor([5, 3]), 1, [0]),
+        (torch.tensor([7, 4, 9, 2, 8, 6]), 2, [1]),
+        (torch.tensor([7, 4, 9, 2, 8, 6]), 2, [1, 0]),
+        (torch.tensor([3, 1, 4, 15, 9, 2, 6, 5, 35, 8]), 3, [2, 0]),
+        *((draw.ids(1000, 50), T, [draw.whole(2, 30 // T) for _ in range(5)]) for T in (3, 4)),
+    ],
+    mistakes={
+        "The targets are the inputs themselves, so the model would learn to repeat. Each target is the token "
+        "that comes after its input.": cut(0, 0),
+        "Inputs and targets have changed places: a target is the token after its input, not the one "
+        "before.": cut(1, 0),
+        "The targets lie two tokens ahead of the inputs; they should lie one ahead.": cut(0, 2),
+        "The last target of each window is its own first input: the row was turned round. That target has to "
+        "come from the text, one token further on.": turned_round,
+        "There are T - 1 inputs in a row. For T inputs and T targets, cut T + 1 tokens.": [
+            lambda ids, T, starts: tuple(part[:, :-1] for part in windows(ids, T, starts)),
+        ],
+        "The starts are read as numbers of windows. They are places in the text, counted in tokens.": [
+            other_starts(lambda start, T, row: start * T),
+        ],
+        "It cuts the windows one after the other from the beginning of the text. They begin where "
+        "`starts` says.": [
+            other_starts(lambda start, T, row: row * T),
+            other_starts(lambda start, T, row: row),
+        ],
+        "Each column is a window. The shape should be (B, T), with a row for each start.": [
+            lambda ids, T, starts: tuple(part.T for part in windows(ids, T, starts)),
+        ],
+        "Only the first start is used. There should be a row for each.": other_starts(
+            lambda start, T, row: row
+        ),
+        "This is one tensor with the whole windows. Give two tensors, the inputs and the targets.": [
+            lambda ids, T, starts: ids.unfold(0, T + 1, 1)[starts],
+        ],
+    },
+    signs={
+        "The inputs are right and the targets are not: each target is the token that follows its "
+        "input in the "
+        "text.": lambda case, got, expected: (
+            torch.equal(got[0], expected[0]) and got[1].shape == expected[1].shape
+        ),
+        "The rows are right, but they are not in the order of `starts`.": lambda case, got, expected: (
+            torch.equal(got[0].sort(0)[0], expected[0].sort(0)[0])
+        ),
+    },
+)
+
+
+# ---------------------------------------------------------------- 5.2 the loss
+
+
+def run_loss(answer, logits, targets, ignore_index=-100):
+    logits = logits.requires_grad_()
+    options = {} if ignore_index == -100 else {"ignore_index": ignore_index}
+    loss = answer(logits, targets, **options)
+    result, nothing = {"the loss": detached(loss)}, bool((targets == ignore_index).all())
+    if logits.dtype == torch.float32 and not nothing:  # 16-bit gradients are too coarse to compare
+        usable = isinstance(loss, torch.Tensor) and loss.requires_grad and loss.dim() == 0
+        result["its gradient"] = torch.autograd.grad(loss, logits)[0] if usable else None
+    return result
+
+
+def scored(change=lambda surprise, counted: surprise, mean=True, dim=-1, fixed=False, log_p=None):
+    """A loss that goes wrong in one place; what does not count has a surprise of 0, before change(...)."""
+
+    def answer(logits, targets, ignore_index=-100):
+        logits = logits.float()
+        counted = targets != (-100 if fixed else ignore_index)
+        log = log_p(logits) if log_p else logits.log_softmax(dim)
+        surprise = -log.gather(-1, targets.where(counted, 0).unsqueeze(-1)).squeeze(-1)
+        surprise = change(surprise.where(counted, 0.0), counted)
+        return surprise.sum() / counted.sum().clamp(min=1) if mean else surprise
+
+    return answer
+
+
+def token_0_scored(logits, targets, ignore_index=-100):
+    return F.cross_entropy(logits.float().flatten(0, -2), targets.where(targets != ignore_index, 0).flatten())
+
+
+def not_a_number(logits, targets, ignore_index=-100):
+    return F.cross_entropy(logits.float().flatten(0, -2), targets.flatten(), ignore_index=ignore_index)
+
+
+def of_the_mean_probability(logits, targets, ignore_index=-100):
+    return -cross_entropy(logits, targets, ignore_index=ignore_index, reduction="sum").exp().log()
+
+
+def by_rows(surprise, counted):
+    means = surprise.sum(-1) / counted.sum(-1).clamp(min=1)
+    return means.mean()
+
+
+CROSS_ENTROPY = Exercise(
+    right=cross_entropy,
+    run=run_loss,
+    cases=lambda draw: [
+        (torch.tensor([[0.0, 0.0]]), torch.tensor([0])),
+        (torch.tensor([[2.0, 1.0, 0.0, 0.0]]), torch.tensor([0])),
+        (torch.tensor([[0.0, 2.0], [1.0, 1.0]]), torch.tensor([0, 1])),
+        (torch.tensor([[0.0, 2.0], [3.0, 0.0]]), torch.tensor([1, -100])),
+        (torch.tensor([[0.0, 2.0], [3.0, 0.0]]), torch.tensor([1, 0]), 0),
+        (torch.tensor([[1.0, 2.0]]), torch.tensor([-100])),
+        (torch.tensor([[0.0, 200.0]]), torch.tensor([0])),
+        (draw.normal(2, 3, 5), torch.tensor([[draw.whole(1, 4), -100, -100], [1, 0, draw.whole(0, 4)]])),
+        (draw.normal(2, 3, 5), torch.tensor([[draw.whole(1, 4), 0, 0], [1, 2, draw.whole(1, 4)]]), 0),
+        (draw.normal(4, 3).bfloat16(), draw.ids(3, 4)),
+        (20 * draw.normal(3, 2, 6), draw.ids(6, 3, 2)),
+    ],
+    mistakes={
+        "exp of a logit leaves the range of float32: it becomes infinite or 0, and so does the loss. "
+        "Stay with "
+        "logarithms: logsumexp or log_softmax.": [
+            scored(log_p=lambda z: (z.exp() / z.exp().sum(-1, keepdim=True)).log()),
+            scored(log_p=lambda z: z.softmax(-1).log()),
+            scored(log_p=lambda z: z - z.exp().sum(-1, keepdim=True).log()),
+        ],
+        "A probability was floored by a small number before its logarithm, so a surprise can never be large. "
+        "Stay with logarithms, and no floor is needed.": [
+            scored(log_p=lambda z, floor=floor: (z.softmax(-1) + floor).log())
+            for floor in (1e-5, 1e-6, 1e-7, 1e-8, 1e-9, 1e-10, 1e-12)
+        ]
+        + [
+            scored(log_p=lambda z, floor=floor: z.softmax(-1).clamp(min=floor).log())
+            for floor in (1e-5, 1e-6, 1e-7, 1e-8, 1e-9, 1e-10, 1e-12)
+        ],
+        "A target that does not count is scored as if token 0 were right. It should add nothing to "
+        "the sum, and "
+        "not be counted.": token_0_scored,
+        "Targets that do not count add nothing to the sum, and yet they are counted in the division. "
+        "Divide by "
+        "the number of those that count.": scored(lambda s, counted: s.sum() / counted.numel(), mean=False),
+        "This is the sum. Divide it by the number of targets that count.": scored(
+            lambda s, counted: s.sum(), mean=False
+        ),
+        "It looks for -100, whatever ignore_index says.": scored(fixed=True),
+        "It does not look at ignore_index, so every target counts.": [
+            lambda logits, targets, ignore_index=-100: F.cross_entropy(
+                logits.float().flatten(0, -2), targets.flatten(), ignore_index=-1
+            ),
+        ],
+        "When nothing counts it divides 0 by 0, which is NaN. It should be 0.": not_a_number,
+        "It takes the mean of each row first and then the mean of those, so a target in a row with "
+        "few of them "
+        "weighs more. Take one mean over all that count.": scored(by_rows, mean=False),
+        "The probabilities are made along the wrong dimension. The vocabulary is the last one.": [
+            scored(dim=0),
+            scored(dim=1),
+        ],
+        "The surprise of a right answer is -log p, which is above 0. Here the sign is the other one.": [
+            scored(lambda s, counted: -s),
+        ],
+        "The logarithm is to the base 2, which gives bits. The loss is in nats.": [
+            scored(lambda s, counted: s / math.log(2)),
+        ],
+        "The logits themselves are taken for logarithms of probabilities. Subtract logsumexp of the "
+        "row first.": [
+            scored(log_p=lambda z: z),
+        ],
+        "This is the mean of 1 - p. The loss is the mean of -log p.": scored(
+            lambda s, counted: 1 - (-s).exp()
+        ),
+        "There is a surprise for each target. Their mean, one number, is what is wanted.": scored(mean=False),
+        "The number is right, but it is cut off from the logits, so that no gradient flows. Keep it a tensor "
+        "throughout, without item() or detach().": lambda *arguments, **options: cross_entropy(
+            *arguments, **options
+        ).detach(),
+    },
+    signs={
+        "A loss below 0 is not possible: no probability is above 1.": lambda case, got, expected: (
+            got["the loss"] < 0
+        ),
+        "The loss is right when every target "
+        "counts, and wrong when some do not.": lambda case, got, expected: (
+            case[1] == (case[2] if len(case) > 2 else -100)
+        ).any(),
+    },
+)
+
+
+# ---------------------------------------------------------------- 5.3 its gradient
+
+
+def cross_entropy_grad(logits, targets):
+    logits = logits.detach().requires_grad_()
+    return torch.autograd.grad(cross_entropy(logits, targets), logits)[0]
+
+
+def parts(combine):
+    """combine(p, one_hot, counted): softmax (N, V), one_hot (N, V), counted (N, 1) float."""
+
+    def answer(logits, targets):
+        counted = (targets != -100).unsqueeze(-1).float()
+        one_hot = F.one_hot(targets.clamp(min=0), logits.size(-1))
+        return combine(logits.softmax(-1), one_hot, counted)
+
+    return answer
+
+
+CROSS_ENTROPY_GRAD = Exercise(
+    right=cross_entropy_grad,
+    cases=lambda draw: [
+        (torch.tensor([[0.0, 0.0]]), torch.tensor([0])),
+        (torch.tensor([[0.0, 0.0, 1.0]]), torch.tensor([1])),
+        (torch.tensor([[0.0, 0.0], [1.0, 0.0]]), torch.tensor([1, 0])),
+        (torch.tensor([[0.0, 0.0], [1.0, 0.0]]), torch.tensor([1, -100])),
+        (torch.tensor([[1.0, 2.0]]), torch.tensor([-100])),
+        (torch.tensor([[0.0, 200.0, 100.0]]), torch.tensor([0])),
+        (draw.normal(4, 3), torch.tensor([-100, draw.whole(0, 2), draw.whole(0, 2), 1])),
+        (3 * draw.normal(5, 7), draw.ids(7, 5)),
+    ],
+    mistakes={
+        "The sign is the other one: it should be softmax minus one_hot, which is negative at the "
+        "right token.": [
+            parts(lambda p, one, c: (one - p) * c / c.sum().clamp(min=1)),
+        ],
+        "The loss is a mean, so its gradient must be divided by the number of targets that count.": [
+            parts(lambda p, one, c: (p - one) * c),
+        ],
+        "It divides by the number of all rows. Divide by the number of targets that count.": [
+            parts(lambda p, one, c: (p - one) * c / len(p)),
+        ],
+        "It divides by the number of all logits, N times V. The mean is over targets only.": [
+            parts(lambda p, one, c: (p - one) * c / p.numel()),
+        ],
+        "The row of a target that does not count is not 0. It has no part in the loss, so its "
+        "gradient is 0.": [
+            parts(lambda p, one, c: (p - one) / c.sum().clamp(min=1)),
+            parts(lambda p, one, c: (p - one * c) / c.sum().clamp(min=1)),
+            parts(lambda p, one, c: (p - one) / len(p)),
+            parts(lambda p, one, c: (p - one * c) / len(p)),
+        ],
+        "Only the right token has a gradient. Each wrong one has its probability.": [
+            parts(lambda p, one, c: (p - 1) * one * c / c.sum().clamp(min=1)),
+        ],
+        "These are the probabilities, divided by the count. 1 has to be subtracted at the right token.": [
+            parts(lambda p, one, c: p * c / c.sum().clamp(min=1)),
+        ],
+        "The probabilities are made along the wrong dimension; those of one row should have the sum 1.": [
+            lambda logits, targets: (
+                (logits.softmax(0) - F.one_hot(targets.clamp(min=0), logits.size(-1)))
+                * (targets != -100).unsqueeze(-1)
+                / (targets != -100).sum().clamp(min=1)
+            ),
+        ],
+        "exp of a large logit is infinite in float32. Use softmax, which is made for that.": [
+            lambda logits, targets: (
+                (
+                    logits.exp() / logits.exp().sum(-1, keepdim=True)
+                    - F.one_hot(targets.clamp(min=0), logits.size(-1))
+                )
+                * (targets != -100).unsqueeze(-1)
+                / (targets != -100).sum().clamp(min=1)
+            ),
+        ],
+        "When nothing counts it divides by 0. All gradients should be 0 then.": [
+            parts(lambda p, one, c: (p - one) * c / c.sum()),
+        ],
+        "This is the gradient at the probabilities, -1 / p. Ask what a change of a logit does.": [
+            parts(lambda p, one, c: -one / p * c / c.sum().clamp(min=1)),
+        ],
+    },
+    signs={
+        "The numbers of a row should have the sum 0: what the right token gains, the others lose.": (
+            lambda case, got, expected: bool((got.sum(-1).abs() > 1e-3).any())
+        ),
+        "At the right token the gradient should be negative: a larger logit there makes the loss smaller.": (
+            lambda case, got, expected: bool((got.gather(-1, case[1].clamp(min=0)[:, None]) > 1e-6).any())
+        ),
+    },
+)
+
+
+# ---------------------------------------------------------------- 5.4 AdamW
+
+
+def run_adamw(answer, weights, gradients, groups, lr_factor=1.0, reload=False):
+    """Steps with these gradients; lr is multiplied by lr_factor after each, or the state saved and loaded."""
+
+    def make():
+        return answer(
+            [{**g, "params": [params[i] for i in g["params"]]} for g in groups], lr=7.0, weight_decay=7.0
+        )
+
+    params = [nn.Parameter(w.clone()) for w in weights]
+    optimizer, result = make(), {}
+    for step, of_step in enumerate(gradients, start=1):
+        for w, gradient in zip(params, of_step):
+            w.grad = None if gradient is None else gradient.clone()
+        optimizer.step()
+        for group in optimizer.param_groups:
+            group["lr"] *= lr_factor
+        result[f"weights after step {step}"] = [w.detach().clone() for w in params]
+        if reload:
+            record = copy.deepcopy(optimizer.state_dict())
+            optimizer = make()
+            optimizer.load_state_dict(record)
+    return result
+
+
+def flawed_adamw(
+    m_corrected=True, v_corrected=True, decay="first", eps="outside", root=True, square=True, count="each",
+    memory="each", settings="own", zero_based=False, swapped=False, sign=1, one_minus="mv", rate="group",
+    fresh=False,
+):  # fmt: skip
+    """An AdamW that is right but for what is given."""
+
+    class Flawed(torch.optim.Optimizer):
+        def __init__(self, params, lr=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1):
+            super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+            self.counted, self.memory, self.first_lr = 0, {}, [group["lr"] for group in self.param_groups]
+
+        @torch.no_grad()
+        def step(self):
+            self.counted += count == "step"
+            for number, group in enumerate(self.param_groups):
+                for w in group["params"]:
+                    if w.grad is not None:
+                        self.counted += count == "weight"
+                        self.move(w, {"own": group, "first": self.param_groups[0]}[settings], number)
+                    elif decay == "all":
+                        w.mul_(1 - group["lr"] * group["weight_decay"])
+
+        def move(self, w, group, number):
+            lr, (beta1, beta2), decayed = group["lr"], group["betas"], group["weight_decay"]
+            lr = self.first_lr[number] if rate == "first" else lr
+            beta1, beta2 = (beta2, beta1) if swapped else (beta1, beta2)
+            state = self.state[w] if memory == "each" else self.memory
+            state = self.memory.setdefault(w, {}) if memory == "self" else state
+            if not state or fresh:
+                state.update(step=0, m=torch.zeros_like(w), v=torch.zeros_like(w))
+            t = state["step"] = state["step"] + 1
+            t = (t if count == "each" else self.counted) - zero_based
+            g = w.grad + decayed * w if decay == "gradient" else w.grad
+            m = state["m"] = beta1 * state["m"] + (1 - beta1 if "m" in one_minus else 1) * g
+            v = state["v"] = beta2 * state["v"] + (1 - beta2 if "v" in one_minus else 1) * (
+                g**2 if square else g.abs()
+            )
+            m_factor = 1 - beta1**t if m_corrected else 1
+            v_factor = 1 - beta2**t if v_corrected else 1
+            m = m / m_factor if m_factor else m * math.inf
+            v = v / v_factor if v_factor else v * math.inf
+            below = v.sqrt() + group["eps"] if root else v + group["eps"]
+            if eps == "inside":
+                below = (v + group["eps"]).sqrt()
+            elif eps == "early":
+                below = ((v * v_factor).sqrt() + group["eps"]) / v_factor**0.5
+            elif eps == "none":
+                below = v.sqrt()
+            if decay in ("first", "all"):
+                w.mul_(1 - lr * decayed)
+            elif decay == "whole":
+                w.mul_(1 - decayed)
+            w.sub_(sign * lr * m / below)
+            if decay == "last":
+                w.mul_(1 - lr * decayed)
+
+    return Flawed
+
+
+def adamw_cases(draw):
+    plain = dict(params=[0], lr=0.1, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0)
+    one, half, other = torch.tensor([1.0]), torch.tensor([0.5]), torch.tensor([-1.5])
+    two_groups = [plain | dict(weight_decay=0.5), plain | dict(params=[1], lr=0.2)]
+    mixed = [
+        plain | dict(params=[1], weight_decay=draw.real(0.2, 0.6)),
+        plain | dict(params=[0, 2], lr=0.3, eps=0.1),
+    ]
+    three = [[draw.normal(2, 3), draw.normal(4), draw.normal(2, 3)] for _ in range(4)]
+    three[1][1] = None
+    return [
+        ([one], [[half]], [plain]),
+        ([one], [[half]], [plain | dict(weight_decay=0.5)]),
+        ([one], [[half]], [plain | dict(eps=0.5)]),
+        ([one], [[half], [other]], [plain]),
+        ([one, other], [[half, one], [other, half]], [plain | dict(params=[0, 1])]),
+        ([one, other], [[None, one], [half, one]], [plain | dict(params=[0, 1], weight_decay=0.5)]),
+        ([one, other], [[half, one]], two_groups),
+        ([one], [[half], [other]], [plain], 0.5),
+        ([one], [[half], [other]], [plain], 1.0, True),
+        (three[0], three[1:], mixed, 0.5),
+    ]
+
+
+ADAMW = Exercise(
+    right=AdamW,
+    run=run_adamw,
+    cases=adamw_cases,
+    mistakes={
+        "The mean m starts at 0 and is too small in the first steps: it is not divided by 1 - beta1**t.": [
+            flawed_adamw(m_corrected=False),
+        ],
+        "The mean v starts at 0 and is too small in the first steps: it is not divided by 1 - beta2**t.": [
+            flawed_adamw(v_corrected=False),
+        ],
+        "Both means start at 0 and are too small in the first steps; neither is corrected for that.": [
+            flawed_adamw(m_corrected=False, v_corrected=False),
+        ],
+        "t begins at 0, and 1 - beta**0 is 0. Steps are counted from 1.": flawed_adamw(zero_based=True),
+        "The decay goes through the gradient, and so through both means. In AdamW it is apart: the "
+        "weight itself "
+        "shrinks, by lr times weight_decay times its value.": flawed_adamw(decay="gradient"),
+        "Nothing decays: weight_decay has no effect.": flawed_adamw(decay="none"),
+        "The decay is not multiplied by the learning rate.": flawed_adamw(decay="whole"),
+        "The decay is applied to the weight after its step. First shrink the weight, then take the step.": [
+            flawed_adamw(decay="last"),
+        ],
+        "A weight without a gradient decays too. It should be passed over altogether.": flawed_adamw(
+            decay="all"
+        ),
+        "eps stands inside the root. Take the root of v first.": flawed_adamw(eps="inside"),
+        "eps is added before v is corrected. Divide v by 1 - beta2**t, take the root, then add eps.": [
+            flawed_adamw(eps="early"),
+        ],
+        "eps plays no part. It is added to the root.": flawed_adamw(eps="none"),
+        "It divides by v itself, without the root.": flawed_adamw(root=False),
+        "v should be the running mean of the squared gradient.": flawed_adamw(square=False),
+        "beta1 and beta2 have changed places: beta1 is for the gradient, beta2 for its square.": flawed_adamw(
+            swapped=True
+        ),
+        "The new gradient enters a running mean with the weight 1 - beta, not with 1.": [
+            flawed_adamw(one_minus=kept) for kept in ("m", "v", "")
+        ],
+        "The weights move up the slope: the step has to be subtracted.": flawed_adamw(sign=-1),
+        "All weights share one pair of means. Each weight needs its own, in self.state[w].": flawed_adamw(
+            memory="one"
+        ),
+        "The means start anew at every step. They have to be kept from step to step, in self.state[w].": [
+            flawed_adamw(fresh=True),
+        ],
+        "One count of calls serves all weights. Each weight needs its own t, since one without a gradient is "
+        "passed over.": flawed_adamw(count="step"),
+        "t goes up once for every weight. Each weight needs its own count of steps.": flawed_adamw(
+            count="weight"
+        ),
+        "All groups get the settings of the first one. Each has its own.": flawed_adamw(settings="first"),
+        "A learning rate that is changed between two steps has no effect. Read group['lr'] at each step.": [
+            flawed_adamw(rate="first"),
+        ],
+        "After saving and loading its state_dict it has forgotten its means. Keep all that it remembers in "
+        "self.state[w].": flawed_adamw(memory="self"),
+    },
+    signs={
+        "The weights have not moved. They have to be changed in place.": lambda case, got, expected: all(
+            torch.equal(before, after) for before, after in zip(case[0], got["weights after step 1"])
+        ),
+        "The first step is right and the second is not. Look at what is remembered from one to the other.": (
+            lambda case, got, expected: all(
+                torch.allclose(mine, right, atol=1e-4)
+                for mine, right in zip(got["weights after step 1"], expected["weights after step 1"])
+            )
+        ),
+    },
+)
+
+
+# ---------------------------------------------------------------- 5.5 the schedule
+
+
+def schedule(
+    first=1, fall=0, total=0, share=lambda p: 0.5 * (1 + math.cos(math.pi * p)), whole=False, from_min=False,
+    clamp=True, floor=True, both=False,
+):  # fmt: skip
+    """A warm-up and a fall that go wrong in one place."""
+
+    def rate(step, max_lr, min_lr, warmup_steps, total_steps):
+        if both:  # as a formula for all steps at once
+            rise = (step + 1) / warmup_steps
+            progress = (step - warmup_steps) / (total_steps - warmup_steps)
+            return (
+                max_lr * rise
+                if step < warmup_steps
+                else min_lr + (max_lr - min_lr) * share(min(1.0, progress))
+            )
+        if step < warmup_steps:
+            rise = (step + first) / (warmup_steps + (first == 1) * fall)
+            return min_lr + (max_lr - min_lr) * rise if from_min else max_lr * rise
+        since = step if whole else step - warmup_steps
+        progress = since / max(1, total_steps + total - (0 if whole else warmup_steps))
+        progress = min(1.0, progress) if clamp else progress
+        return min_lr + (max_lr - min_lr) * share(progress) if floor else max_lr * share(progress)
+
+    return rate
+
+
+SCHEDULE = Exercise(
+    right=warmup_cosine,
+    cases=lambda draw: [
+        (0, 1.0, 0.0, 4, 8),
+        (3, 1.0, 0.0, 4, 8),
+        (4, 1.0, 0.0, 4, 8),
+        (5, 1.0, 0.0, 4, 8),
+        (6, 1.0, 0.0, 4, 8),
+        (7, 1.0, 0.0, 4, 8),
+        (8, 1.0, 0.0, 4, 8),
+        (1, 1.0, 0.5, 4, 8),
+        (6, 1.0, 0.5, 4, 8),
+        (9, 1.0, 0.5, 4, 8),
+        (0, 1.0, 0.5, 0, 1),
+        (3, 1.0, 0.5, 4, 4),
+        (draw.whole(11, 17), draw.real(2, 3), draw.real(0.5, 1), draw.whole(5, 9), 20),
+        (draw.whole(1, 4), draw.real(2, 3), draw.real(0.5, 1), draw.whole(6, 9), 20),
+    ],
+    mistakes={
+        "The first step has the rate 0, and is wasted. The warm-up should begin with max_lr / "
+        "warmup_steps.": [
+            schedule(first=0),
+        ],
+        "The peak is never reached in the warm-up: its last step should have max_lr.": schedule(fall=1),
+        "The last step has min_lr already. That would come one step later, at total_steps.": schedule(
+            total=-1
+        ),
+        "The cosine counts its progress from step 0. It begins where the warm-up ends.": schedule(whole=True),
+        "The rate falls along a straight line. It should fall along a cosine.": schedule(
+            share=lambda p: 1 - p
+        ),
+        "A quarter of a wave was taken, which falls fastest at its end. Take half a wave, from cos 0 "
+        "to cos pi.": [
+            schedule(share=lambda p: math.cos(math.pi / 2 * p)),
+        ],
+        "A whole wave was taken, so the rate comes up again. Take half a wave, from the angle 0 to pi.": [
+            schedule(share=lambda p: 0.5 * (1 + math.cos(2 * math.pi * p))),
+        ],
+        "The cosine itself runs from 1 to -1, so the rate falls below min_lr. Shift and halve it: "
+        "from 1 to 0.": [
+            schedule(share=lambda p: math.cos(math.pi * p)),
+        ],
+        "1 + cos runs from 2 to 0, so the rate is too high. Halve it.": schedule(
+            share=lambda p: 1 + math.cos(math.pi * p)
+        ),
+        "The cosine rises where it should fall.": schedule(share=lambda p: 0.5 * (1 - math.cos(math.pi * p))),
+        "min_lr has no effect on the fall: it should end there, not at 0.": schedule(floor=False),
+        "The fall ends at min_lr, but starts above max_lr: only the range between the two follows "
+        "the cosine.": [
+            lambda step, high, low, warm, total: (
+                warmup_cosine(step, high, 0, warm, total) + low * (step >= warm)
+            ),
+        ],
+        "The warm-up starts from min_lr. It should rise in equal steps from 0, the first of them "
+        "being already "
+        "above it.": schedule(from_min=True),
+        "There is no warm-up: the rate begins at its peak.": [
+            lambda step, high, low, warm, total: (
+                high if step < warm else warmup_cosine(step, high, low, warm, total)
+            ),
+            lambda step, high, low, warm, total: warmup_cosine(step, high, low, 0, total),
+        ],
+        "After the last step the cosine comes up again. The rate should stay at min_lr.": schedule(
+            clamp=False
+        ),
+        "It divides by 0 where there is no warm-up, or nothing but warm-up.": schedule(both=True),
+    },
+    signs={
+        "A rate below 0 would move the weights up the slope.": lambda case, got, expected: got < 0,
+        "No rate should be above max_lr.": lambda case, got, expected: got > case[1] * 1.0001,
+        "The warm-up is not right: step s, counted from 0, has (s + 1) / warmup_steps of the peak.": (
+            lambda case, got, expected: case[0] < case[3]
+        ),
+    },
+)
+
+
+# ---------------------------------------------------------------- 5.6 clipping
+
+
+def run_clip(answer, gradients, max_norm, as_iterator=False):
+    params = [
+        nn.Parameter(torch.zeros(2)) if g is None else nn.Parameter(torch.zeros_like(g)) for g in gradients
+    ]
+    for p, gradient in zip(params, gradients):
+        p.grad = gradient
+    norm = answer(iter(params) if as_iterator else params, max_norm)
+    norm = norm.cpu() if isinstance(norm, torch.Tensor) else norm
+    return {"the norm returned": norm, "gradients after it": [p.grad for p in params]}
+
+
+def clip(measure=None, factor=None, said="before", once=False):
+    """Clipping with another measure(gradients), another factor(norm, max_norm), or another result."""
+
+    @torch.no_grad()
+    def answer(params, max_norm):
+        gradients = [p.grad for p in params if p.grad is not None]
+        norm = torch.stack([g.norm() for g in gradients]).norm() if gradients else torch.tensor(0.0)
+        norm = measure(gradients) if measure and gradients else norm
+        by = factor(norm, max_norm) if factor else (max_norm / (norm + 1e-6)).clamp(max=1.0)
+        for gradient in gradients if not once else [p.grad for p in params if p.grad is not None]:
+            gradient.mul_(by)
+        if said == "after" and gradients:
+            return torch.stack([g.norm() for g in gradients]).norm()
+        return norm
+
+    return answer
+
+
+@torch.no_grad()
+def clip_each(params, max_norm):
+    gradients = [p.grad for p in params if p.grad is not None]
+    norm = torch.stack([g.norm() for g in gradients]).norm() if gradients else torch.tensor(0.0)
+    for gradient in gradients:
+        gradient.mul_((max_norm / (gradient.norm() + 1e-6)).clamp(max=1.0))
+    return norm
+
+
+@torch.no_grad()
+def clip_values(params, max_norm):
+    gradients = [p.grad for p in params if p.grad is not None]
+    norm = torch.stack([g.norm() for g in gradients]).norm() if gradients else torch.tensor(0.0)
+    for gradient in gradients:
+        gradient.clamp_(-max_norm, max_norm)
+    return norm
+
+
+CLIP = Exercise(
+    right=clip_grad_norm_,
+    run=run_clip,
+    inputs_stay=False,
+    cases=lambda draw: [
+        ([torch.tensor([3.0, 4.0])], 1.0),
+        ([torch.tensor([3.0, 4.0])], 2.0),
+        ([torch.tensor([0.3, 0.4])], 1.0),
+        ([torch.tensor([3.0]), torch.tensor([-4.0])], 1.0),
+        ([torch.tensor([6.0]), None, torch.tensor([8.0])], 5.0),
+        ([torch.tensor([0.0, 0.0])], 1.0),
+        ([torch.tensor([3.0]), torch.tensor([4.0])], 1.0, True),
+        ([None], 1.0),
+        ([5 * draw.normal(2, 3), None, 3 * draw.normal(4), draw.normal(2, 2, 2)], draw.real(0.5, 2), True),
+        ([0.1 * draw.normal(3), 0.1 * draw.normal(2, 2)], 9.0),
+    ],
+    mistakes={
+        "Each parameter's gradient is clipped by itself, which changes the direction of the step. "
+        "There is one "
+        "norm for all.": [
+            clip_each,
+            lambda params, max_norm: torch.stack(
+                [nn.utils.clip_grad_norm_([p], max_norm) for p in params]
+            ).norm(),
+        ],
+        "Single numbers are cut off at max_norm, which changes the direction. All have to be "
+        "multiplied by one "
+        "factor.": clip_values,
+        "Small gradients are scaled up to max_norm. They should stay as they are.": [
+            clip(factor=lambda norm, max_norm: max_norm / (norm + 1e-6)),
+            clip(factor=lambda norm, max_norm: max_norm / norm if norm > 0 else 1.0),
+            clip(factor=lambda norm, max_norm: max_norm / norm),
+        ],
+        "It returns the norm after the clipping. The norm before tells how wild the gradient was.": [
+            clip(said="after"),
+        ],
+        "The norms of the parameters are added. The norm of the long vector is the root of the sum "
+        "of their squares.": [
+            clip(measure=lambda gradients: torch.stack([g.norm() for g in gradients]).sum()),
+        ],
+        "The root is missing: this is the sum of the squares.": [
+            clip(measure=lambda gradients: torch.stack([(g * g).sum() for g in gradients]).sum()),
+        ],
+        "This is the largest number, or the largest norm, among the gradients. The norm is the "
+        "length of all of them as "
+        "one vector.": [
+            clip(measure=lambda gradients: torch.stack([g.abs().max() for g in gradients]).max()),
+            clip(measure=lambda gradients: torch.stack([g.norm() for g in gradients]).max()),
+        ],
+        "The norm is taken of the sum of absolute values. It is the root of the sum of squares.": [
+            clip(measure=lambda gradients: torch.stack([g.abs().sum() for g in gradients]).sum()),
+        ],
+        "The norm is right, but the gradients are as before. Change them in place.": [
+            clip(factor=lambda norm, max_norm: 1.0),
+        ],
+        "Gradients are scaled to the norm 1, whatever max_norm says.": [
+            clip(factor=lambda norm, max_norm: 1.0 if norm <= max_norm else 1 / norm),
+            clip(factor=lambda norm, max_norm: (1 / (norm + 1e-6)).clamp(max=1.0)),
+        ],
+        "An iterator, such as model.parameters(), can be gone through once, and this goes through it "
+        "twice: the "
+        "second time nothing comes. Make a list first.": clip(once=True),
+        "It returns the factor. Return the norm before the clipping.": [
+            lambda params, max_norm: (max_norm / (clip_grad_norm_(params, max_norm) + 1e-6)).clamp(max=1.0),
+        ],
+    },
+    signs={
+        "The gradients after it are right; the norm that it returns is not.": lambda case, got, expected: (
+            torch.is_tensor(got["the norm returned"]) and alike(got, expected, "gradients after it")
+        ),
+        "The direction has changed: all gradients have to be multiplied by the same factor.": (
+            lambda case, got, expected: changed_direction(case[0], got["gradients after it"])
+        ),
+        "The norm is right, but the gradients are "
+        "multiplied by a wrong factor.": lambda case, got, expected: torch.allclose(
+            got["the norm returned"], expected["the norm returned"]
+        ),
+    },
+)
+
+
+def changed_direction(before, after):
+    a, b = (torch.cat([g.flatten() for g in gradients if g is not None]) for gradients in (before, after))
+    return F.cosine_similarity(a, b, dim=0) < 0.999
+
+
+# ---------------------------------------------------------------- 5.7 a step with accumulation
+
+
+def run_step(answer, embedding, output, batches, max_norm):
+    """Two steps; before the first there are gradients left over."""
+    model = tiny_model(embedding, output)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    result = {}
+    for number in ("first", "second"):
+        told = answer(model, optimizer, batches, max_norm)
+        if not (isinstance(told, tuple) and len(told) == 2):
+            return {"what it returns": told}
+        result |= {f"loss of the {number} step": told[0], f"norm of the {number} step": told[1]}
+        result[f"weights after the {number} step"] = weights_of(model)
+    return result
+
+
+def train_step(model, optimizer, batches, max_norm):
+    """All micro-batches as one: possible here, since this model reads each token by itself."""
+    inputs, targets = (torch.cat([part.flatten() for part in each]) for each in zip(*batches))
+    loss = cross_entropy(model(inputs), targets)
+    gradients = torch.autograd.grad(loss, list(model.parameters()))
+    for p, gradient in zip(model.parameters(), gradients):
+        p.grad = gradient
+    norm = nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+    optimizer.step()
+    return loss.item(), norm.item()
+
+
+def micro_steps(
+    clear="first", divide="counted", step="once", clipped="before", said="all", norm_said="before", late=False
+):
+    """train_step, wrong in what is given. late: gradients of sums, divided at the end."""
+
+    def answer(model, optimizer, batches, max_norm):
+        params, norm = list(model.parameters()), torch.tensor(0.0)
+        counts = [int((targets != -100).sum()) for _, targets in batches]
+        sizes, rows = [targets.numel() for _, targets in batches], sum(len(inputs) for inputs, _ in batches)
+        losses = []
+        if clear == "first":
+            optimizer.zero_grad()
+        for (inputs, targets), count in zip(batches, counts):
+            if clear == "each":
+                optimizer.zero_grad()
+            n = {"counted": sum(counts), "size": sum(sizes), "own": count * len(batches), "nothing": 1,
+                 "own only": count, "batches": len(batches), "rows": rows}[divide]  # fmt: skip
+            loss = loss_of(model, inputs, targets, "sum") / (n if divide.startswith("own") else max(1, n))
+            (loss * (max(1, n) if late else 1)).backward()
+            losses.append(loss.item())
+            if clipped == "each":
+                norm = nn.utils.clip_grad_norm_(params, max_norm)
+            if step == "each":
+                norm = nn.utils.clip_grad_norm_(params, max_norm)
+                optimizer.step()
+                if clear != "never":
+                    optimizer.zero_grad()
+        if late:
+            for p in params:
+                p.grad /= max(1, sum(counts))
+        if clipped == "before" and step != "each":
+            norm = nn.utils.clip_grad_norm_(params, max_norm)
+        if clipped == "none":
+            norm = nn.utils.clip_grad_norm_(params, math.inf)
+        if norm_said == "after":
+            norm = nn.utils.clip_grad_norm_(params, math.inf)
+        if step != "each":
+            optimizer.step()
+        if clipped == "late":
+            norm = nn.utils.clip_grad_norm_(params, max_norm)
+        if clear == "last":
+            optimizer.zero_grad()
+        means = sum(count * loss for count, loss in zip(counts, losses))
+        told = {"all": sum(losses), "last": losses[-1], "mean": sum(losses) / len(losses),
+                "sum": sum(losses) * sum(counts), "weighted": means / max(1, sum(counts))}[said]  # fmt: skip
+        return told, norm.item()
+
+    return answer
+
+
+def micro_batches(draw, V, masks):
+    """A micro-batch for each mask, a list of rows of 0 and 1: targets with 0 do not count."""
+    batches = []
+    for mask in masks:
+        shape = (len(mask), len(mask[0]))
+        counted = torch.tensor(mask) == 1
+        batches.append((draw.ids(V, *shape), draw.ids(V, *shape).where(counted, -100)))
+    return batches
+
+
+def step_cases(draw):
+    small = torch.tensor([[1.0], [-1.0]]), torch.tensor([[0.5], [0.0]])
+    one, other = torch.tensor([[0]]), torch.tensor([[1]])
+    uneven = [([[1, 1, 1], [1, 1, 0]]), ([[1, 0, 0], [0, 0, 0]]), ([[1, 1, 0], [0, 0, 0]])]
+    with_empty = [([[1, 1], [1, 0]]), ([[0, 0], [0, 0]]), ([[1, 0], [0, 0]])]
+
+    def weights():
+        return draw.normal(5, 4), draw.normal(5, 4)
+
+    return [
+        (*small, [(one, other)], 100.0),
+        (*small, [(one, other)], 0.1),
+        (*small, [(one, other), (other, one)], 100.0),
+        (*small, [(torch.tensor([[0, 0, 1]]), torch.tensor([[1, 0, 0]])), (other, one)], 100.0),
+        (*small, [(torch.tensor([[0, 1]]), torch.tensor([[1, -100]]))], 100.0),
+        (*weights(), micro_batches(draw, 5, uneven), 100.0),
+        (*weights(), micro_batches(draw, 5, uneven), 0.2),
+        (*weights(), micro_batches(draw, 5, with_empty), 100.0),
+        (*small, [(torch.tensor([[0, 1]]), torch.tensor([[-100, -100]]))], 100.0),
+    ]
+
+
+def not_a_pair(model, optimizer, batches, max_norm):
+    return train_step(model, optimizer, batches, max_norm)[0]
+
+
+STEP = Exercise(
+    right=train_step,
+    run=run_step,
+    cases=step_cases,
+    mistakes={
+        "Gradients from before this step are still in .grad, and are added to. Clear them before the first "
+        "backward.": [micro_steps(clear="never"), micro_steps(clear="never", late=True)],
+        "The gradients are cleared at the end only. What a broken-off step left behind is still there at the "
+        "beginning of this one, so clear first.": [
+            micro_steps(clear="last"),
+            micro_steps(clear="last", late=True),
+        ],
+        "The gradients are cleared before every micro-batch, so only the last one has an effect. "
+        "Clear once.": [
+            micro_steps(clear="each"),
+        ],
+        "It averages the means of the micro-batches, so a target in a small one weighs more. Divide "
+        "sums by the "
+        "number of targets that count in all of them.": [
+            micro_steps(divide="own"),
+        ],
+        "The means of the micro-batches are added up. Divide sums by the number of targets that "
+        "count in all.": [
+            micro_steps(divide="own only"),
+            micro_steps(divide="own only", said="mean"),
+        ],
+        "It divides by all targets. Those that are -100 do not count.": micro_steps(divide="size"),
+        "It divides by the number of rows. Divide by the number of targets that count.": micro_steps(
+            divide="rows"
+        ),
+        "It divides a sum by the number of micro-batches. Divide by the number of targets that count.": [
+            micro_steps(divide="batches"),
+        ],
+        "The gradient is that of a sum. Divide by the number of targets that count, before backward.": [
+            micro_steps(divide="nothing"),
+            micro_steps(divide="nothing", said="weighted"),
+        ],
+        "It takes a step for every micro-batch. All of them together make one step.": [
+            micro_steps(step="each"),
+            micro_steps(step="each", clear="never"),
+            micro_steps(step="each", divide="own only", said="mean"),
+        ],
+        "The gradients are clipped after every micro-batch. "
+        "Clip once, when all have been added.": micro_steps(clipped="each"),
+        "The norm is right, and yet the step is taken as if nothing had been clipped. Clip between the last "
+        "backward and the step.": [micro_steps(clipped="none"), micro_steps(clipped="late")],
+        "The norm is the one after clipping. Return what it was before.": micro_steps(norm_said="after"),
+        "The loss returned is that of the last micro-batch. It should be the mean over all that count.": [
+            micro_steps(said="last"),
+        ],
+        "The step is right, but the loss returned is a sum. It should be the mean over all that count.": [
+            micro_steps(said="sum"),
+        ],
+        "The loss returned is divided once more, by the number of micro-batches.": micro_steps(said="mean"),
+        "It should return two numbers, the loss and the norm.": not_a_pair,
+    },
+    signs={
+        "No weight has moved. Is there a step, after backward?": lambda case, got, expected: all(
+            torch.equal(a, b) for a, b in zip(got["weights after the first step"], case[:2])
+        ),
+        "The weights are right after the step, but the loss that it returns is not the mean over all "
+        "targets that "
+        "count.": lambda case, got, expected: (
+            isinstance(got["loss of the first step"], float)
+            and alike(got, expected, "weights after the first step")
+        ),
+        "The loss is right; the gradient that the step uses is not.": lambda case, got, expected: (
+            not alike(got, expected, "weights after the first step")
+            and math.isclose(got["loss of the first step"], expected["loss of the first step"], rel_tol=1e-4)
+        ),
+    },
+)
+
+
+# ---------------------------------------------------------------- 5.8 the scaler
+
+
+def run_scaler(answer, weights, gradients, scale, interval):
+    """Steps of SGD, with a loss whose gradients are `gradients`, a list for each step."""
+    params = [nn.Parameter(w.clone()) for w in weights]
+    optimizer, scaler, result = torch.optim.SGD(params, lr=1.0), answer(scale, interval), {}
+    for step, of_step in enumerate(gradients, start=1):
+        optimizer.zero_grad()
+        loss = sum((w * g).sum() for w, g in zip(params, of_step) if g is not None)
+        scaler.scaled(loss).backward()
+        taken = scaler.step(optimizer)
+        result[f"step {step}, weights"] = [p.detach().clone() for p in params]
+        result[f"step {step}, returned"] = taken
+        result[f"step {step}, scale"] = scaler.scale
+    return result
+
+
+class LossScaler:
+    """PyTorch's scaler, spoken to as the exercise says."""
+
+    def __init__(self, scale=65536.0, interval=2000):
+        self.first, self.interval, self.scaler = scale, interval, None
+
+    @property
+    def scale(self):
+        return self.scaler.get_scale() if self.scaler else self.first
+
+    def scaled(self, loss):
+        if self.scaler is None:
+            self.scaler = torch.amp.GradScaler(
+                loss.device.type, init_scale=self.first, growth_interval=self.interval
+            )
+        return self.scaler.scale(loss)
+
+    def step(self, optimizer):
+        before = self.scale
+        self.scaler.step(optimizer)
+        self.scaler.update()
+        return self.scale >= before
+
+
+def flawed_scaler(
+    looks=lambda g: bool(g.isfinite().all()), unscale="before", skip=True, halve=0.5, double=2.0,
+    forget="both", first_only=False, said=True, multiply=True, grow=True, last_only=False, growth="at",
+):  # fmt: skip
+    """A scaler that is right but for what is given."""
+
+    class Flawed:
+        def __init__(self, scale=65536.0, interval=2000):
+            self.scale, self.interval, self.good_steps = scale, interval, 0
+
+        def scaled(self, loss):
+            return loss * self.scale if multiply else loss
+
+        @torch.no_grad()
+        def step(self, optimizer):
+            params = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+            looked_at = params[:1] if first_only else params[-1:] if last_only else params
+            finite, scale = all([looks(p.grad) for p in looked_at]), self.scale
+            if not finite:
+                scale *= halve
+            self.good_steps = (
+                self.good_steps + 1 if finite else self.good_steps * (forget not in ("both", "bad"))
+            )
+            if grow and finite and self.good_steps >= self.interval + (growth == "late"):
+                scale *= double
+                self.good_steps *= forget not in ("both", "grown")
+            for p in params:
+                if unscale != "never":
+                    p.grad /= self.scale if unscale == "before" else scale
+                if skip == "zeros":
+                    p.grad.nan_to_num_(0.0, 0.0, 0.0)
+            if finite or skip is not True:
+                optimizer.step()
+            self.scale = scale
+            return {True: finite, None: None, "not": not finite, "always": True}[said]
+
+    return Flawed
+
+
+def scaler_cases(draw):
+    one, two, infinite, nan = (torch.tensor([x]) for x in (1.0, 2.0, math.inf, math.nan))
+    drawn = [[draw.normal(2), draw.normal(3), None] for _ in range(6)]
+    bad, other = draw.choice([(1, 3), (3, 1), (2, 4)])
+    drawn[bad][1][draw.whole(1, 2)], drawn[other][0][draw.whole(0, 1)] = math.inf, math.nan
+    return [
+        ([one], [[two]], 8.0, 4),
+        ([one], [[infinite]], 8.0, 4),
+        ([one], [[nan]], 8.0, 4),
+        ([one], [[-infinite]], 8.0, 4),
+        ([one], [[two], [two]], 8.0, 2),
+        ([one], [[infinite], [two]], 8.0, 4),
+        ([one], [[two], [two], [two], [two], [two]], 8.0, 2),
+        ([one], [[two], [infinite], [two], [two]], 8.0, 2),
+        ([one, two], [[two, infinite]], 8.0, 4),
+        ([one, two], [[nan, two]], 8.0, 4),
+        ([one, two], [[two, None]], 8.0, 4),
+        ([torch.tensor([1.0, 2.0])], [[torch.tensor([2.0, math.inf])]], 8.0, 4),
+        ([torch.tensor([1.0, 2.0])], [[torch.tensor([math.nan, 2.0])]], 8.0, 4),
+        ([draw.normal(2), draw.normal(3), draw.normal(2, 2)], drawn, 32.0, 2),
+    ]
+
+
+SCALER = Exercise(
+    right=LossScaler,
+    run=run_scaler,
+    cases=scaler_cases,
+    mistakes={
+        "The gradients still carry the scale when the step is taken. Divide them by it before.": [
+            flawed_scaler(unscale="never"),
+        ],
+        "The loss is not multiplied by the scale, although the gradients are divided by it.": flawed_scaler(
+            multiply=False
+        ),
+        "The step is taken although a gradient is not finite, and spoils the weights. Skip it.": [
+            flawed_scaler(skip=False),
+        ],
+        "Infinite gradients are replaced by 0 and the step is taken. It should be skipped.": flawed_scaler(
+            skip="zeros"
+        ),
+        "After a gradient that is not finite the scale stays. Halve it, or the next one overflows too.": [
+            flawed_scaler(halve=1.0),
+        ],
+        "After a bad step the scale is doubled. A smaller scale is what helps.": flawed_scaler(halve=2.0),
+        "NaN passes for a good gradient. Neither inf nor NaN is finite.": [
+            flawed_scaler(looks=lambda g: not g.isinf().any()),
+        ],
+        "An infinite gradient passes for a good one. Neither NaN nor inf is finite.": [
+            flawed_scaler(looks=lambda g: not g.isnan().any()),
+        ],
+        "Minus infinity passes for a good gradient.": [
+            flawed_scaler(looks=lambda g: not (g.isnan() | (g == math.inf)).any()),
+        ],
+        "It looks at the gradient of one parameter only. A single number that is not finite, "
+        "anywhere, spoils the step.": [
+            flawed_scaler(first_only=True),
+            flawed_scaler(last_only=True),
+        ],
+        "It looks at the first number of each gradient only. Look at all of them.": [
+            flawed_scaler(looks=lambda g: bool(g.flatten()[0].isfinite())),
+        ],
+        "A gradient passes for good when some of its numbers are finite. All of them have to be.": [
+            flawed_scaler(looks=lambda g: bool(g.isfinite().any())),
+        ],
+        "A bad step does not set the count back. It is `interval` good steps in a row that count.": [
+            flawed_scaler(forget="grown"),
+        ],
+        "Once the scale has been doubled it goes on doubling at each step. The count should begin "
+        "again at 0.": [
+            flawed_scaler(forget="bad"),
+        ],
+        "The count is never set back, neither by a bad step nor by a doubling.": flawed_scaler(
+            forget="never"
+        ),
+        "The scale never grows. After `interval` good steps in a row it should double.": flawed_scaler(
+            grow=False
+        ),
+        "The scale grows one good step too late.": flawed_scaler(growth="late"),
+        "The scale is changed before the gradients are divided by it. They carry the old one.": [
+            flawed_scaler(unscale="after"),
+        ],
+        "step should return whether a step was taken, True or False; this returns None.": flawed_scaler(
+            said=None
+        ),
+        "What step returns is the wrong way round: True means that a step was taken.": flawed_scaler(
+            said="not"
+        ),
+        "step returns True even when it has skipped.": flawed_scaler(said="always"),
+    },
+    signs={
+        "A weight is infinite or NaN after a step: a bad gradient got through.": lambda case, got, expected: (
+            any(not w.isfinite().all() for key in got if key.endswith("weights") for w in got[key])
+        ),
+        "The weights are right after each step; the scale is not.": lambda case, got, expected: all(
+            alike(got, expected, key) for key in expected if key.endswith("weights")
+        ),
+    },
+)
+
+
+# ---------------------------------------------------------------- 5.9, 5.10, 5.11 broken loops
+
+
+def run_fit(answer, embedding, output, batches):
+    model = tiny_model(embedding, output)
+    losses = answer(model, torch.optim.SGD(model.parameters(), lr=0.5), batches)
+    return {"losses": numbers(losses), "weights at the end": weights_of(model)}
+
+
+def fit(model, optimizer, batches):
+    losses = []
+    for inputs, targets in batches:
+        loss = loss_of(model, inputs, targets)
+        for p, gradient in zip(model.parameters(), torch.autograd.grad(loss, list(model.parameters()))):
+            p.grad = gradient
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def flawed_fit(clear="before", said="item", mean=True, step="each", target="given", again=False):
+    def answer(model, optimizer, batches):
+        losses = []
+        if clear == "once":
+            optimizer.zero_grad()
+        for number, (inputs, targets) in enumerate(batches):
+            if clear == "first":
+                optimizer.zero_grad()
+            loss = loss_of(model, inputs, targets if target == "given" else inputs, "mean" if mean else "sum")
+            if clear == "before":
+                optimizer.zero_grad()
+            loss.backward()
+            if clear == "between":
+                optimizer.zero_grad()
+            if step == "each":
+                optimizer.step()
+            if clear == "every second" and number % 2:
+                optimizer.zero_grad()
+            if again:
+                loss = loss_of(model, inputs, targets)
+            losses.append(loss.item() if said == "item" else loss.detach() if said == "detached" else loss)
+        if step == "last":
+            optimizer.step()
+        return losses
+
+    return answer
+
+
+def fit_cases(draw):
+    pair = torch.tensor([[0]]), torch.tensor([[1]])
+    small = torch.tensor([[1.0], [-1.0]]), torch.tensor([[0.5], [0.0]])
+
+    def drawn():
+        return (
+            draw.normal(5, 4),
+            draw.normal(5, 4),
+            [(draw.ids(5, 2, 3), draw.ids(5, 2, 3)) for _ in range(4)],
+        )
+
+    return [(*small, [pair]), (*small, [pair, pair]), (*small, [pair, pair, pair]), drawn(), drawn()]
+
+
+FIT = Exercise(
+    right=fit,
+    run=run_fit,
+    cases=fit_cases,
+    mistakes={
+        "Each gradient is still added to those of all earlier batches, and every step uses their sum. What "
+        "backward adds to has to be cleared for every batch.": [
+            flawed_fit(clear="once"),
+            flawed_fit(clear="never"),
+        ],
+        "The weights never move. Either no step is taken, or the gradients are cleared between backward and "
+        "step, so that it has nothing to use.": [flawed_fit(clear="between"), flawed_fit(step="none")],
+        "The gradients are cleared for some batches and not for others.": flawed_fit(clear="every second"),
+        "A step is taken once, at the end. There should be one for every batch.": [
+            flawed_fit(step="last"),
+            flawed_fit(step="last", clear="once"),
+        ],
+        "The losses are tensors that hold on to all that they were computed from. Keep their "
+        "numbers: item().": [
+            flawed_fit(said="tensor"),
+        ],
+        "Each loss is measured after its step. Keep the one that the step was taken for.": flawed_fit(
+            again=True
+        ),
+        "The loss is a sum. It was a mean, and the learning rate is made for that.": flawed_fit(mean=False),
+        "The targets have been replaced by the inputs.": flawed_fit(target="inputs"),
+    },
+    signs={
+        "The first loss is right and later ones are not, so it is the steps that are wrong.": (
+            lambda case, got, expected: torch.isclose(got["losses"][0], expected["losses"][0])
+        ),
+    },
+)
+
+
+def run_measured(answer, embedding, output, batches, held_out, every):
+    """With dropout; the random numbers are the same for every answer."""
+    model = tiny_model(embedding, output, dropout=0.5)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        told = answer(model, torch.optim.SGD(model.parameters(), lr=0.5), batches, held_out, every)
+    if not (isinstance(told, tuple) and len(told) == 2):
+        return {"what it returns": told}
+    return {"training losses": numbers(told[0]), "held-out losses": numbers(told[1])}
+
+
+def flawed_measured(back=True, quiet=True, weigh="tokens", train="start", first=False, every_step=False,
+                    learn=False, clear=True):  # fmt: skip
+    """Training with measurements that goes wrong in one place."""
+
+    def answer(model, optimizer, batches, held_out, every):
+        losses, measured = [], []
+        model.train(train != "never")
+        for step, (inputs, targets) in enumerate(batches, start=1):
+            if train == "late" and step > 1:
+                model.train(step % every != 1)
+            loss = loss_of(model, inputs, targets)
+            if clear:
+                optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+            if (step if not first else step - 1) % every == 0 or every_step:
+                if quiet:
+                    model.eval()
+                with torch.no_grad():
+                    pieces = [loss_of(model, *piece, "sum").item() for piece in held_out]
+                counts = [targets.numel() for _, targets in held_out]
+                if weigh == "tokens":
+                    measured.append(sum(pieces) / sum(counts))
+                elif weigh == "last":
+                    measured.append(pieces[-1] / counts[-1])
+                elif weigh == "sum":
+                    measured.append(sum(pieces))
+                else:
+                    measured.append(sum(p / n for p, n in zip(pieces, counts)) / len(counts))
+                if learn:
+                    optimizer.zero_grad()
+                    for piece in held_out:
+                        loss_of(model, *piece).backward()
+                    optimizer.step()
+                model.train(back)
+        return losses, measured
+
+    return answer
+
+
+def fit_and_measure(model, optimizer, batches, held_out, every):
+    """The right loop, with a copy of the model to measure on: this one never leaves training mode."""
+    losses, measured, n = [], [], sum(targets.numel() for _, targets in held_out)
+    model.train()
+    for first in range(0, len(batches), every):
+        part = batches[first : first + every]
+        losses += fit(model, optimizer, part)
+        if len(part) == every:
+            still = copy.deepcopy(model).eval()
+            with torch.no_grad():
+                measured.append(sum(loss_of(still, *piece, "sum").item() for piece in held_out) / n)
+    return losses, measured
+
+
+def measured_cases(draw):
+    def drawn(steps, every):
+        batches = [(draw.ids(5, 2, 6), draw.ids(5, 2, 6)) for _ in range(steps)]
+        held_out = [(draw.ids(5, 3, 6), draw.ids(5, 3, 6)), (draw.ids(5, 1, 2), draw.ids(5, 1, 2))]
+        return 2 * draw.normal(5, 8), draw.normal(5, 8), batches, held_out, every
+
+    return [drawn(1, 1), drawn(2, 1), drawn(3, 2), drawn(5, 2), drawn(6, 3)]
+
+
+MEASURED = Exercise(
+    right=fit_and_measure,
+    run=run_measured,
+    cases=measured_cases,
+    mistakes={
+        "After the first measurement the model trains on without dropout: it is still in evaluation mode.": [
+            flawed_measured(back=False),
+        ],
+        "The held-out loss is measured with dropout. Measuring needs evaluation mode, training needs "
+        "the other.": [
+            flawed_measured(quiet=False),
+        ],
+        "The model is in evaluation mode from the beginning, so there is no dropout in training.": [
+            flawed_measured(train="never", back=False),
+            flawed_measured(train="never"),
+        ],
+        "The held-out loss is a mean of the means of its pieces. It was the mean over all tokens; "
+        "leave that.": [
+            flawed_measured(weigh="pieces"),
+        ],
+        "The held-out loss is that of the last piece. It was the mean over all tokens; leave that.": [
+            flawed_measured(weigh="last"),
+        ],
+        "The held-out loss is a sum over tokens. It was their mean; leave that.": flawed_measured(
+            weigh="sum"
+        ),
+        "The model learns from the held-out text. It is there to measure on.": flawed_measured(learn=True),
+        "It measures after every step, whatever `every` says.": flawed_measured(every_step=True),
+        "It measures after the first step of each `every`, not after the last.": flawed_measured(first=True),
+        "Gradients of earlier batches are not cleared any more.": flawed_measured(clear=False),
+    },
+    signs={
+        "The held-out losses are right; the training "
+        "losses are not, from some step on.": lambda case, got, expected: torch.allclose(
+            got["held-out losses"], expected["held-out losses"], atol=1e-4
+        ),
+        "The training losses are right; the held-out losses are not.": lambda case, got, expected: (
+            torch.allclose(got["training losses"], expected["training losses"], atol=1e-4)
+        ),
+    },
+)
+
+
+def run_best(answer, embedding, output, batches, held_out):
+    """After it, one more step, which shows whether the optimizer went back too."""
+    model = tiny_model(embedding, output)
+    optimizer = best_optimizer(model)
+    measured = answer(model, optimizer, batches, held_out)
+    result = {"held-out losses": numbers(measured), "weights at the end": weights_of(model)}
+    optimizer.zero_grad()
+    loss_of(model, *batches[0]).backward()
+    optimizer.step()
+    return result | {"weights after one more step": weights_of(model)}
+
+
+def flawed_best(
+    weights=copy.deepcopy, memory=copy.deepcopy, back="both", better=lambda new, best: new < best,
+    when="after", judge="held out",
+):  # fmt: skip
+    """Training that goes back to its best state and goes wrong in one place."""
+
+    def answer(model, optimizer, batches, held_out):
+        measured, best, lowest = [], None, None
+        for inputs, targets in batches:
+            if when == "before":
+                before = copy.deepcopy(model.state_dict()), copy.deepcopy(optimizer.state_dict())
+            loss = loss_of(model, inputs, targets)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            with torch.no_grad():
+                measured.append(loss_of(model, *held_out).item())
+            value = measured[-1] if judge == "held out" else loss.item()
+            if lowest is None or better(value, lowest):
+                lowest, best = value, (weights(model.state_dict()), memory(optimizer.state_dict()))
+                best = before if when == "before" else best
+            elif when == "at once":
+                model.load_state_dict(best[0])
+                optimizer.load_state_dict(copy.deepcopy(best[1]))
+        if back in ("both", "model"):
+            model.load_state_dict(best[0])
+        if back in ("both", "optimizer"):
+            optimizer.load_state_dict(best[1])
+        return measured
+
+    return answer
+
+
+def fit_to_best(model, optimizer, batches, held_out):
+    """The right one, by going the way again: first find the best step, then take as many."""
+    start, memory = copy.deepcopy(model.state_dict()), copy.deepcopy(optimizer.state_dict())
+    measured = []
+    for batch in batches:
+        fit(model, optimizer, [batch])
+        with torch.no_grad():
+            measured.append(loss_of(model, *held_out).item())
+    model.load_state_dict(start)
+    optimizer.load_state_dict(memory)
+    fit(model, optimizer, batches[: 1 + measured.index(min(measured))])
+    return measured
+
+
+def best_cases(draw):
+    def made(V, D, shape):
+        """Batches of one token over and over; of a rule for the V others, that of the held-out text; of
+        another rule; of the first again. Drawn until the best step can be told from all that is easily
+        taken for it."""
+        while True:
+            shift = draw.whole(1, V - 2)
+            inputs = torch.arange(shape[0] * shape[1]).view(shape) % V
+            right, wrong = (inputs, (inputs + shift) % V), (inputs, (inputs + shift + 1) % V)
+            one_token = torch.full(shape, V), torch.full(shape, V)
+            batches = [one_token] * 4 + [right] * 3 + [wrong] * 6 + [right]
+            case = 0.5 * draw.normal(V + 1, D), 0.5 * draw.normal(V + 1, D), batches, right
+            if can_be_told(*case):
+                return case
+
+    return [made(3, 4, (1, 3)), made(5, 6, (2, 5))]
+
+
+def can_be_told(embedding, output, batches, held_out):
+    """Whether the first step, the last, the best and worst on held-out text, the best in training differ."""
+    model = tiny_model(embedding, output)
+    optimizer, training, measured = best_optimizer(model), [], []
+    for batch in batches:
+        training += fit(model, optimizer, [batch])
+        measured.append(loss_of(model, *held_out).item())
+    places = measured.index(min(measured)), measured.index(max(measured)), training.index(min(training))
+    lowest, next_to_it = sorted(measured)[:2]
+    return len({*places, 0, len(batches) - 1}) == 5 and next_to_it - lowest > 1e-3
+
+
+def best_optimizer(model):
+    return torch.optim.AdamW(model.parameters(), lr=0.1, betas=(0.5, 0.9), weight_decay=0.0)
+
+
+def shallow(state):
+    return dict(state)
+
+
+BEST = Exercise(
+    right=fit_to_best,
+    run=run_best,
+    cases=best_cases,
+    mistakes={
+        "The state that is put back is the last one, not the best. What state_dict gives are the weights "
+        "themselves, and later steps change them; keep a copy of them.": [
+            flawed_best(weights=shallow, memory=shallow),
+            flawed_best(weights=shallow, memory=shallow, back="none"),
+        ],
+        "The model goes back to its best weights, and the optimizer does not: its means are those of "
+        "the last step.": [
+            flawed_best(back="model"),
+            flawed_best(memory=shallow),
+        ],
+        "The optimizer goes back to the best step, and the model does not.": [
+            flawed_best(weights=shallow),
+            flawed_best(back="optimizer"),
+        ],
+        "It goes back to the step with the highest held-out loss.": flawed_best(
+            better=lambda new, best: new > best
+        ),
+        "The state is kept before the step whose loss is the lowest. It is the step after which it "
+        "was measured.": [
+            flawed_best(when="before"),
+        ],
+        "It goes back to the best loss in training. The best is judged on the held-out text.": flawed_best(
+            judge="training"
+        ),
+        "It goes back to the beginning, or to the first step.": flawed_best(better=lambda new, best: False),
+        "It goes back each time the held-out loss rises. It should train to the end and go back once.": [
+            flawed_best(when="at once"),
+        ],
+    },
+    signs={
+        "The weights at the end are not those with the lowest held-out loss.": lambda case, got, expected: (
+            not alike(got, expected, "weights at the end")
+        ),
+        "The weights are the best, but the next step from there is another one: the optimizer's "
+        "memory does not "
+        "belong to them.": lambda case, got, expected: alike(got, expected, "weights at the end"),
+    },
+)
+
+
+# ---------------------------------------------------------------- 5.12 two translations
+
+
+def run_translations(answers, total_nats, n_tokens, n_bytes):
+    return {"perplexity": answers[0](total_nats, n_tokens), "bits per byte": answers[1](total_nats, n_bytes)}
+
+
+def perplexity_of(total_nats, n_tokens):
+    return perplexity(total_nats / n_tokens)
+
+
+TRANSLATIONS = Exercise(
+    right=(perplexity_of, bits_per_byte),
+    run=run_translations,
+    cases=lambda draw: [
+        (math.log(2), 1, 1),
+        (2 * math.log(2), 1, 1),
+        (2 * math.log(4), 2, 1),
+        (2 * math.log(8), 2, 3),
+        *((draw.real(20, 30), draw.whole(7, 9), draw.whole(30, 40)) for _ in range(2)),
+    ],
+    mistakes={
+        "Bits and nats are exchanged: a nat is 1 / ln 2 bits, which is more than one.": [
+            (perplexity_of, lambda nats, n: nats * math.log(2) / n),
+        ],
+        "The bits per byte are still nats per byte.": [(perplexity_of, lambda nats, n: nats / n)],
+        "The bits of the whole text are not divided by its bytes.": [
+            (perplexity_of, lambda nats, n: nats / math.log(2))
+        ],
+        "Bytes are divided by bits. It is bits per byte.": [
+            (perplexity_of, lambda nats, n: n * math.log(2) / nats)
+        ],
+        "A byte was counted as 8 bits. The bits of surprise are divided by the number of bytes.": [
+            (perplexity_of, lambda nats, n: nats / math.log(2) / (8 * n)),
+        ],
+        "The perplexity is taken of the sum. It is exp of the mean, nats per token.": [
+            (lambda nats, n: math.exp(nats), bits_per_byte),
+        ],
+        "The perplexity is a power of 2, but the loss is in nats: it takes e.": [
+            (lambda nats, n: 2 ** (nats / n), bits_per_byte),
+        ],
+        "This is the mean loss, in nats per token. The perplexity is its exponential.": [
+            (lambda nats, n: nats / n, bits_per_byte),
+        ],
+        "The exponential is divided by the number of tokens. Divide first, then take the exponential.": [
+            (lambda nats, n: math.exp(nats) / n, bits_per_byte),
+        ],
+        "The sign is wrong: a surprise of 0 is a perplexity of 1, and more surprise is more.": [
+            (lambda nats, n: math.exp(-nats / n), bits_per_byte),
+        ],
+    },
+    signs={
+        "A perplexity below 1 is not possible.": lambda case, got, expected: got["perplexity"] < 0.999,
+    },
+)
+
+check = checker(
+    {
+        "5.1": WINDOWS,
+        "5.2": CROSS_ENTROPY,
+        "5.3": CROSS_ENTROPY_GRAD,
+        "5.4": ADAMW,
+        "5.5": SCHEDULE,
+        "5.6": CLIP,
+        "5.7": STEP,
+        "5.8": SCALER,
+        "5.9": FIT,
+        "5.10": MEASURED,
+        "5.11": BEST,
+        "5.12": TRANSLATIONS,
+    }
+)

@@ -1,0 +1,805 @@
+"""Chapter 5: answers that are right in another way, and answers that are wrong in a typical way."""
+
+ADAMW_HEAD = """class AdamW(torch.optim.Optimizer):
+    def __init__(self, params, lr=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1):
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+"""
+ADAMW_VARIANT = (
+    ADAMW_HEAD
+    + """
+    def step(self):
+        for group in self.param_groups:
+            b1, b2 = group["betas"]
+            for w in [w for w in group["params"] if w.grad is not None]:
+                memory = self.state[w]
+                memory.setdefault("g", []).append(w.grad.detach().clone())
+                t = len(memory["g"])
+                m = sum((1 - b1) * b1 ** (t - 1 - i) * g for i, g in enumerate(memory["g"]))
+                v = sum((1 - b2) * b2 ** (t - 1 - i) * g * g for i, g in enumerate(memory["g"]))
+                scale = (1 - b2**t) ** 0.5 / (1 - b1**t)
+                update = scale * m / (v.sqrt() + group["eps"] * (1 - b2**t) ** 0.5)
+                w.data = w.data - group["lr"] * (group["weight_decay"] * w.data + update)
+"""
+)
+FIT_VARIANT = """def fit(model, optimizer, batches):
+    losses = []
+    for step in range(len(batches)):
+        x, y = batches[step]
+        log_p = model(x).log_softmax(-1)  # (B, T, V)
+        loss = -log_p.gather(-1, y.unsqueeze(-1)).mean()
+        loss.backward()
+        losses += [float(loss)]
+        optimizer.step()
+        for p in model.parameters():
+            p.grad = None
+    return losses
+"""
+STEP_VARIANT = """def train_step(model, optimizer, batches, max_norm):
+    summed, n = 0.0, 0
+    model.zero_grad()
+    for x, y in batches:
+        log_p = model(x).log_softmax(-1)  # (B, T, V)
+        counted = y.ne(-100)
+        picked = log_p[counted].gather(-1, y[counted].unsqueeze(-1))
+        (-picked.sum()).backward()
+        summed, n = summed - picked.sum().item(), n + int(counted.sum())
+    for p in model.parameters():
+        p.grad = p.grad / max(n, 1)
+    norm = nn.utils.clip_grad_norm_(list(model.parameters()), max_norm)
+    optimizer.step()
+    return summed / max(n, 1), float(norm)
+"""
+SCALER_VARIANT = """class LossScaler:
+    def __init__(self, scale=65536.0, interval=2000):
+        self.scale, self.interval, self.good_steps = scale, interval, 0
+
+    def scaled(self, loss):
+        return self.scale * loss
+
+    def step(self, optimizer):
+        grads = [p.grad for g in optimizer.param_groups for p in g["params"]]
+        grads = [g for g in grads if g is not None]
+        fine = not any(torch.isnan(g).any() or torch.isinf(g).any() for g in grads)
+        for g in grads:
+            g.copy_(g / self.scale)
+        if fine:
+            optimizer.step()
+            self.good_steps = (self.good_steps + 1) % self.interval
+            if self.good_steps == 0:
+                self.scale *= 2
+        else:
+            self.good_steps = 0
+            self.scale *= 0.5
+        return fine
+"""
+MEASURED_VARIANT = """def fit_and_measure(model, optimizer, batches, held_out, every):
+    def measure():
+        model.eval()
+        with torch.no_grad():
+            logits = [model(x).transpose(1, 2) for x, _ in held_out]  # (B, V, T) each
+            pairs = zip(logits, (y for _, y in held_out))
+            surprises = [F.cross_entropy(z, y, reduction="none").flatten() for z, y in pairs]
+        return torch.cat(surprises).mean().item()
+
+    losses, measured = [], []
+    for step, (x, y) in enumerate(batches):
+        model.train()
+        loss = F.cross_entropy(model(x).transpose(1, 2), y)  # (B, V, T), (B, T)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+        if (step + 1) % every == 0:
+            measured.append(measure())
+    return losses, measured
+"""
+BEST_VARIANT = """def fit_to_best(model, optimizer, batches, held_out):
+    states, measured = [], []
+    for x, y in batches:
+        optimizer.zero_grad()
+        F.cross_entropy(model(x).transpose(1, 2), y).backward()
+        optimizer.step()
+        with torch.no_grad():
+            measured.append(F.cross_entropy(model(held_out[0]).transpose(1, 2), held_out[1]).item())
+        weights = {name: w.clone() for name, w in model.state_dict().items()}
+        states.append((weights, copy.deepcopy(optimizer.state_dict())))
+    weights, memory = states[measured.index(min(measured))]
+    model.load_state_dict(weights)
+    optimizer.load_state_dict(memory)
+    return measured
+"""
+
+VARIANTS = {
+    "5.1": """def windows(token_ids, context_length, starts):
+    places = torch.tensor(starts, device=token_ids.device).unsqueeze(1)  # (B, 1)
+    places = places + torch.arange(context_length, device=token_ids.device)  # (B, T)
+    return token_ids[places], token_ids[places + 1]
+""",
+    "5.2": """def cross_entropy(logits, targets, ignore_index=-100):
+    logits = logits.float()
+    total, n = logits.sum() * 0, 0
+    for z, t in zip(logits.flatten(0, -2), targets.flatten().tolist()):
+        if t != ignore_index:
+            total = total + torch.logsumexp(z, 0) - z[t]
+            n += 1
+    return total / max(1, n)
+""",
+    "5.3": """def cross_entropy_grad(logits, targets):
+    gradient = torch.zeros_like(logits)
+    counted = [n for n, t in enumerate(targets.tolist()) if t != -100]
+    for n in counted:
+        gradient[n] = (logits[n] - logits[n].logsumexp(0)).exp() / len(counted)
+        gradient[n, targets[n]] -= 1 / len(counted)
+    return gradient
+""",
+    "5.4": ADAMW_VARIANT,
+    "5.5": """def warmup_cosine(step, max_lr, min_lr, warmup_steps, total_steps):
+    if step >= total_steps:
+        return min_lr
+    if step + 1 <= warmup_steps:
+        return max_lr / warmup_steps * (step + 1)
+    half = math.pi / 2 * (step - warmup_steps) / (total_steps - warmup_steps)
+    share = math.cos(half) ** 2
+    return share * max_lr + (1 - share) * min_lr
+""",
+    "5.6": """def clip_grad_norm_(params, max_norm):
+    params = [p for p in params if p.grad is not None]
+    norm = torch.tensor(sum((p.grad.double() ** 2).sum().item() for p in params) ** 0.5, dtype=torch.float32)
+    for p in params:
+        p.grad *= min(1.0, max_norm / (norm.item() + 1e-12))
+    return norm.to(params[0].grad.device) if params else norm
+""",
+    "5.7": STEP_VARIANT,
+    "5.8": SCALER_VARIANT,
+    "5.9": FIT_VARIANT,
+    "5.10": MEASURED_VARIANT,
+    "5.11": BEST_VARIANT,
+    "5.12": """def perplexity(total_nats, n_tokens):
+    return math.e ** (total_nats / n_tokens)
+
+
+def bits_per_byte(total_nats, n_bytes):
+    return math.log2(math.e) * (total_nats / n_bytes)
+""",
+}
+MUTANTS = {
+    "5.1": [
+        ("inputs themselves", "rows[:, 1:]", "rows[:, :-1]"),
+        ("have changed places", "return rows[:, :-1], rows[:, 1:]", "return rows[:, 1:], rows[:, :-1]"),
+        (
+            "two tokens ahead",
+            """def windows(token_ids, context_length, starts):
+    T = context_length
+    x = torch.stack([token_ids[s : s + T] for s in starts])
+    return x, torch.stack([token_ids[s + 2 : s + 2 + T] for s in starts])""",
+        ),
+        (
+            "turned round",
+            """def windows(token_ids, context_length, starts):
+    x = torch.stack([token_ids[s : s + context_length] for s in starts])
+    return x, torch.cat([x[:, 1:], x[:, :1]], dim=1)""",
+        ),
+        ("T - 1 inputs", "start + context_length + 1]", "start + context_length]"),
+        (
+            "numbers of windows",
+            "token_ids[start : start + context_length + 1]",
+            "token_ids[start * context_length :][: context_length + 1]",
+        ),
+        (
+            "one after the other",
+            "for start in starts]",
+            "for start in range(0, len(starts) * context_length, context_length)]",
+        ),
+        (
+            "Each column is a window",
+            "torch.stack(rows)",
+            "torch.stack(rows)\n    return rows[:, :-1].T, rows[:, 1:].T",
+        ),
+        ("whole windows", "return rows[:, :-1], rows[:, 1:]", "return rows"),
+        (
+            "not in the order",
+            """def windows(token_ids, context_length, starts):
+    rows = torch.stack([token_ids[s : s + context_length + 1] for s in sorted(starts)])
+    return rows[:, :-1], rows[:, 1:]""",
+        ),
+        ("targets are not", "rows[:, 1:]", "rows[:, 1:].flip(1)"),
+        ("Expected a tuple", "return rows[:, :-1], rows[:, 1:]", "return [rows[:, :-1], rows[:, 1:]]"),
+        ("stops with an error", "torch.stack(rows)", "torch.cat(rows)"),
+    ],
+    "5.2": [
+        (
+            "leaves the range",
+            "logits.log_softmax(dim=-1)",
+            "(logits.exp() / logits.exp().sum(-1, keepdim=True)).log()",
+        ),
+        ("leaves the range", "logits.log_softmax(dim=-1)", "torch.log(torch.softmax(logits, dim=-1))"),
+        ("floored", "logits.log_softmax(dim=-1)", "torch.log(torch.softmax(logits, dim=-1) + 1e-9)"),
+        (
+            "token 0 were right",
+            ".where(counted, 0.0).sum()",
+            ".sum()\n    counted = torch.ones_like(targets)",
+        ),
+        ("counted in the division", "counted.sum().clamp(min=1)", "targets.numel()"),
+        ("This is the sum", "return total / counted.sum().clamp(min=1)", "return total"),
+        ("whatever ignore_index says", "targets != ignore_index", "targets != -100"),
+        ("NaN. It should be 0", "counted.sum().clamp(min=1)", "counted.sum()"),
+        (
+            "mean of each row first",
+            """def cross_entropy(logits, targets, ignore_index=-100):
+    if logits.dim() == 2:
+        logits, targets = logits.float()[None], targets[None]
+    counted = targets != ignore_index
+    log_p = logits.log_softmax(-1)
+    right = -log_p.gather(-1, targets.where(counted, 0)[..., None])[..., 0]
+    return ((right * counted).sum(-1) / counted.sum(-1).clamp(min=1)).mean()""",
+        ),
+        ("wrong dimension", "log_softmax(dim=-1)", "log_softmax(dim=1)"),
+        ("sign is the other one", "surprise = -log_p", "surprise = log_p"),
+        ("to the base 2", "return total", "total = total / math.log(2)\n    return total"),
+        ("taken for logarithms", "logits.log_softmax(dim=-1)", "logits"),
+        ("surprise for each target", ".where(counted, 0.0).sum()", ".where(counted, 0.0)\n    return total"),
+        (
+            "cut off",
+            "return total",
+            "total = torch.tensor(total.item(), device=total.device)\n    return total",
+        ),
+        (
+            "changes its arguments",
+            """def cross_entropy(logits, targets, ignore_index=-100):
+    logits = logits.float()
+    counted = targets != ignore_index
+    targets[~counted] = 0
+    surprise = logits.logsumexp(-1) - logits.gather(-1, targets[..., None])[..., 0]
+    return (surprise * counted).sum() / counted.sum().clamp(min=1)""",
+        ),
+        ("stops with an error", "targets.where(counted, 0)", "targets"),
+        (
+            "got a number",
+            "return total / counted.sum().clamp(min=1)",
+            "return (total / counted.sum().clamp(min=1)).item()",
+        ),
+        (
+            "wrong when some do not",
+            "counted.sum().clamp(min=1)",
+            "(counted.sum().clamp(min=1) + (~counted).sum() * 2)",
+        ),
+    ],
+    "5.3": [
+        ("sign is the other one", "logits.softmax(dim=-1) - one_hot", "one_hot - logits.softmax(dim=-1)"),
+        ("The loss is a mean", "return gradient / counted.sum().clamp(min=1)", "return gradient"),
+        ("number of all rows", "counted.sum().clamp(min=1)", "len(logits)"),
+        ("N times V", "counted.sum().clamp(min=1)", "logits.numel()"),
+        ("is not 0", "gradient * counted.unsqueeze(-1)", "gradient"),
+        (
+            "Only the right token",
+            "gradient * counted.unsqueeze(-1)",
+            "gradient * counted.unsqueeze(-1) * one_hot",
+        ),
+        ("These are the probabilities", "logits.softmax(dim=-1) - one_hot", "logits.softmax(dim=-1)"),
+        ("wrong dimension", "logits.softmax(dim=-1)", "logits.softmax(dim=0)"),
+        (
+            "exp of a large logit",
+            "logits.softmax(dim=-1)",
+            "logits.exp() / logits.exp().sum(dim=-1, keepdim=True)",
+        ),
+        ("divides by 0", "counted.sum().clamp(min=1)", "counted.sum()"),
+        ("stops with an error", "targets.where(counted, 0)", "targets"),
+        ("sum 0", "logits.softmax(dim=-1) - one_hot", "logits.sigmoid() - one_hot"),
+        (
+            "should be negative",
+            "logits.softmax(dim=-1) - one_hot",
+            "logits.softmax(dim=-1) - one_hot.roll(1, -1)",
+        ),
+    ],
+    "5.4": [
+        ("m starts at 0", 'state["m"] / (1 - beta1 ** state["step"])', 'state["m"]'),
+        ("v starts at 0", 'state["v"] / (1 - beta2 ** state["step"])', 'state["v"]'),
+        (
+            "neither is corrected",
+            "lr * m / (v.sqrt()",
+            'lr * state["m"] / (state["v"].sqrt()',
+        ),
+        (
+            "Steps are counted from 1",
+            'state["step"] += 1',
+            "pass",
+        ),
+        (
+            "goes through the gradient",
+            ADAMW_HEAD
+            + """
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for w in group["params"]:
+                if w.grad is None:
+                    continue
+                s = self.state[w]
+                if not s:
+                    s["t"], s["m"], s["v"] = 0, torch.zeros_like(w), torch.zeros_like(w)
+                s["t"] += 1
+                g = w.grad + group["weight_decay"] * w
+                b1, b2 = group["betas"]
+                s["m"].mul_(b1).add_(g, alpha=1 - b1)
+                s["v"].mul_(b2).addcmul_(g, g, value=1 - b2)
+                m, v = s["m"] / (1 - b1 ** s["t"]), s["v"] / (1 - b2 ** s["t"])
+                w -= group["lr"] * m / (v.sqrt() + group["eps"])
+""",
+        ),
+        (
+            "not multiplied by the learning rate",
+            '1 - lr * group["weight_decay"]',
+            '1 - group["weight_decay"]',
+        ),
+        ("Nothing decays", 'w.mul_(1 - lr * group["weight_decay"])', "pass"),
+        (
+            "after its step",
+            '                w.mul_(1 - lr * group["weight_decay"])\n                w.sub_(lr * m / '
+            '(v.sqrt() + group["eps"]))',
+            '                w.sub_(lr * m / (v.sqrt() + group["eps"]))\n                w.mul_(1 - lr * '
+            'group["weight_decay"])',
+        ),
+        (
+            "decays too",
+            "                if w.grad is None:\n",
+            "                if w.grad is None:\n                    w.mul_(1 - lr * "
+            'group["weight_decay"])\n',
+        ),
+        ("inside the root", '(v.sqrt() + group["eps"])', '(v + group["eps"]).sqrt()'),
+        ("eps plays no part", 'group["eps"]))', "1e-8))"),
+        ("without the root", "v.sqrt()", "v"),
+        ("mean of the squared gradient", "w.grad**2", "w.grad.abs()"),
+        ("changed places", "lr, (beta1, beta2)", "lr, (beta2, beta1)"),
+        ("weight 1 - beta", "(1 - beta1) * w.grad", "w.grad"),
+        ("up the slope", "w.sub_(lr", "w.add_(lr"),
+        ("share one pair", "state = self.state[w]", "state = self.state['all']"),
+        ("start anew", "if not state:", "if True:"),
+        (
+            "One count of calls",
+            ADAMW_VARIANT.replace(
+                "def step(self):", "def step(self):\n        self.t = getattr(self, 't', 0) + 1"
+            ).replace("scale = ", "t = self.t\n                scale = "),
+        ),
+        (
+            "once for every weight",
+            ADAMW_VARIANT.replace(
+                "scale = ", "t = self.t = getattr(self, 't', 0) + 1\n                scale = "
+            ),
+        ),
+        (
+            "settings of the first",
+            "for group in self.param_groups:",
+            "for group in [{**self.param_groups[0], 'params': each['params']} for each in "
+            "self.param_groups]:",
+        ),
+        (
+            "has no effect. Read",
+            'lr, (beta1, beta2) = group["lr"], group["betas"]',
+            'lr, (beta1, beta2) = group.setdefault("first", group["lr"]), group["betas"]',
+        ),
+        (
+            "forgotten its means",
+            "state = self.state[w]",
+            "self.mine = getattr(self, 'mine', {})\n                state = self.mine.setdefault(w, {})",
+        ),
+        (
+            "have not moved",
+            'w.sub_(lr * m / (v.sqrt() + group["eps"]))',
+            'w = w - lr * m / (v.sqrt() + group["eps"])',
+        ),
+        ("stops with an error", "if w.grad is None:", "if w is None:"),
+    ],
+    "5.5": [
+        ("first step has the rate 0", "(step + 1) / warmup_steps", "step / warmup_steps"),
+        ("never reached", "(step + 1) / warmup_steps", "(step + 1) / (warmup_steps + 1)"),
+        (
+            "has min_lr already",
+            "max(1, total_steps - warmup_steps)",
+            "max(1, total_steps - 1 - warmup_steps)",
+        ),
+        (
+            "progress from step 0",
+            "(step - warmup_steps) / max(1, total_steps - warmup_steps)",
+            "step / total_steps",
+        ),
+        ("straight line", "(1 + math.cos(math.pi * progress)) / 2", "(1 - progress)"),
+        ("quarter of a wave", "(1 + math.cos(math.pi * progress)) / 2", "math.cos(math.pi * progress / 2)"),
+        ("whole wave", "math.pi * progress", "2 * math.pi * progress"),
+        ("runs from 1 to -1", "(1 + math.cos(math.pi * progress)) / 2", "math.cos(progress * math.pi)"),
+        ("Halve it", "(1 + math.cos(math.pi * progress)) / 2", "(1 + math.cos(math.pi * progress))"),
+        ("should fall", "1 + math.cos", "1 - math.cos"),
+        ("min_lr has no effect", "min_lr + (max_lr - min_lr)", "max_lr"),
+        ("starts above max_lr", "(max_lr - min_lr)", "max_lr"),
+        (
+            "starts from min_lr",
+            "max_lr * (step + 1) / warmup_steps",
+            "min_lr + (max_lr - min_lr) * (step + 1) / warmup_steps",
+        ),
+        ("no warm-up", "max_lr * (step + 1) / warmup_steps", "max_lr"),
+        (
+            "comes up again",
+            "min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))",
+            "(step - warmup_steps) / max(1, total_steps - warmup_steps)",
+        ),
+        (
+            "divides by 0",
+            """def warmup_cosine(step, max_lr, min_lr, warmup_steps, total_steps):
+    rising = (step + 1) / warmup_steps
+    falling = (1 + math.cos(math.pi * min(1, (step - warmup_steps) / (total_steps - warmup_steps)))) / 2
+    return max_lr * rising if step < warmup_steps else min_lr + (max_lr - min_lr) * falling""",
+        ),
+        ("warm-up is not right", "(step + 1) / warmup_steps", "((step + 1) / warmup_steps) ** 2"),
+        ("returns None", "    return min_lr + ", "    min_lr + "),
+    ],
+    "5.6": [
+        (
+            "by itself",
+            """@torch.no_grad()
+def clip_grad_norm_(params, max_norm):
+    squares = []
+    for p in params:
+        if p.grad is not None:
+            norm = p.grad.norm()
+            squares.append(norm**2)
+            if norm > max_norm:
+                p.grad *= max_norm / norm
+    return sum(squares, torch.tensor(0.0)).sqrt()""",
+        ),
+        ("cut off at max_norm", "gradient.mul_(max_norm / norm)", "gradient.clamp_(-max_norm, max_norm)"),
+        ("scaled up", "if norm > max_norm:", "if norm > 0:"),
+        ("scaled up", "if norm > max_norm:", "if True:"),
+        ("after the clipping", "return norm", "return norm.clamp(max=max_norm)"),
+        (
+            "norms of the parameters are added",
+            "torch.stack([gradient.norm() for gradient in gradients]).norm()",
+            "sum(g.norm() for g in gradients)",
+        ),
+        (
+            "root is missing",
+            "torch.stack([gradient.norm() for gradient in gradients]).norm()",
+            "sum(g.pow(2).sum() for g in gradients)",
+        ),
+        (
+            "largest number",
+            "torch.stack([gradient.norm() for gradient in gradients]).norm()",
+            "max(g.abs().max() for g in gradients)",
+        ),
+        (
+            "absolute values",
+            "torch.stack([gradient.norm() for gradient in gradients]).norm()",
+            "sum(g.abs().sum() for g in gradients)",
+        ),
+        ("as before", "gradient.mul_(max_norm / norm)", "gradient = gradient * max_norm / norm"),
+        ("whatever max_norm says", "max_norm / norm", "1 / norm"),
+        (
+            "gone through once",
+            """@torch.no_grad()
+def clip_grad_norm_(params, max_norm):
+    norm = sum(((p.grad**2).sum() for p in params if p.grad is not None), torch.tensor(0.0)).sqrt()
+    for p in params:
+        if p.grad is not None and norm > max_norm:
+            p.grad.mul_(max_norm / norm)
+    return norm""",
+        ),
+        ("Return the norm before", "return norm", "return (max_norm / norm).clamp(max=1)"),
+        ("stops with an error", " if p.grad is not None]", "]"),
+        ("stops with an error", "    if not gradients:\n        return torch.tensor(0.0)\n", ""),
+        ("wrong factor", "max_norm / norm", "max_norm / norm**2"),
+        ("direction has changed", "gradient.mul_(max_norm / norm)", "gradient.tanh_()"),
+        ("got a number", "return norm", "return norm.item()"),
+    ],
+    "5.7": [
+        ("from before this step", "    optimizer.zero_grad()\n", ""),
+        (
+            "cleared at the end only",
+            STEP_VARIANT.replace("    model.zero_grad()\n", "").replace(
+                "    return", "    model.zero_grad()\n    return"
+            ),
+        ),
+        (
+            "before every micro-batch",
+            "        logits = model",
+            "        optimizer.zero_grad()\n        logits = model",
+        ),
+        (
+            "averages the means",
+            'loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum") / n_targets',
+            "loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten()) / len(batches)",
+        ),
+        (
+            "means of the micro-batches are added",
+            """def train_step(model, optimizer, batches, max_norm):
+    optimizer.zero_grad()
+    total = 0
+    for x, y in batches:
+        loss = F.cross_entropy(model(x).transpose(1, 2), y)
+        loss.backward()
+        total += loss.item()
+    norm = nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+    optimizer.step()
+    return total / len(batches), norm.item()""",
+        ),
+        ("divides by all targets", "(targets != -100).sum().item()", "targets.numel()"),
+        ("number of rows", "(targets != -100).sum().item()", "len(targets)"),
+        (
+            "number of micro-batches. Divide",
+            "max(1, sum((targets != -100).sum().item() for _, targets in batches))",
+            "len(batches)",
+        ),
+        ("that of a sum", 'reduction="sum") / n_targets', 'reduction="sum")'),
+        (
+            "step for every micro-batch",
+            "        total += loss.item()",
+            "        norm = nn.utils.clip_grad_norm_(model.parameters(), max_norm)\n        "
+            "optimizer.step()\n        optimizer.zero_grad()\n        total += loss.item()\n    return "
+            "total, norm.item()",
+        ),
+        (
+            "after every micro-batch",
+            "        total += loss.item()",
+            "        total += loss.item()\n        norm = nn.utils.clip_grad_norm_(model.parameters(), "
+            "max_norm)\n    optimizer.step()\n    return total, norm.item()",
+        ),
+        (
+            "as if nothing had been clipped",
+            "    norm = nn.utils.clip_grad_norm_(model.parameters(), max_norm)\n    optimizer.step()",
+            "    optimizer.step()\n    norm = nn.utils.clip_grad_norm_(model.parameters(), max_norm)",
+        ),
+        (
+            "as if nothing had been clipped",
+            "clip_grad_norm_(model.parameters(), max_norm)",
+            "clip_grad_norm_(model.parameters(), 1e9)",
+        ),
+        (
+            "one after clipping",
+            "    optimizer.step()",
+            "    norm = torch.stack([p.grad.norm() for p in model.parameters()]).norm()\n    "
+            "optimizer.step()",
+        ),
+        ("last micro-batch. It", "total += loss.item()", "total = loss.item()"),
+        ("loss returned is a sum", "return total,", "return total * n_targets,"),
+        ("divided once more", "return total,", "return total / len(batches),"),
+        ("should return two numbers", "return total, norm.item()", "return total"),
+        ("No weight has moved", "    optimizer.step()\n", ""),
+        ("Expected a number", "return total, norm.item()", "return torch.tensor(total), norm"),
+        ("not the mean over all", "return total,", "return total / 3,"),
+        ("gradient that the step uses is not", "        loss.backward()", "        (3 * loss).backward()"),
+    ],
+    "5.8": [
+        ("still carry the scale", "            p.grad.div_(self.scale)", "            pass"),
+        ("is not multiplied", "return loss * self.scale", "return loss"),
+        (
+            "spoils the weights",
+            "            return False\n        optimizer.step()",
+            "            optimizer.step()\n            return False\n        optimizer.step()",
+        ),
+        (
+            "replaced by 0",
+            "            self.scale, self.good_steps = self.scale / 2, 0\n",
+            "            for p in params:\n                p.grad.nan_to_num_(0, 0, 0)\n            "
+            "optimizer.step()\n            self.scale, self.good_steps = self.scale / 2, 0\n",
+        ),
+        ("the scale stays", "self.scale / 2, 0", "self.scale, 0"),
+        ("bad step the scale is doubled", "self.scale / 2, 0", "self.scale * 2, 0"),
+        (
+            "NaN passes",
+            "all(p.grad.isfinite().all() for p in params)",
+            "all(not p.grad.isinf().any() for p in params)",
+        ),
+        (
+            "infinite gradient passes",
+            "all(p.grad.isfinite().all() for p in params)",
+            "all((p.grad == p.grad).all() for p in params)",
+        ),
+        (
+            "Minus infinity",
+            "all(p.grad.isfinite().all() for p in params)",
+            "all((p.grad < math.inf).all() for p in params)",
+        ),
+        (
+            "one parameter only",
+            "all(p.grad.isfinite().all() for p in params)",
+            "params[0].grad.isfinite().all()",
+        ),
+        (
+            "one parameter only",
+            SCALER_VARIANT.replace(
+                "fine = not any(torch.isnan(g).any() or torch.isinf(g).any() for g in grads)",
+                "fine = True\n        for g in grads:\n            fine = bool(g.isfinite().all())",
+            ),
+        ),
+        (
+            "does not set the count back",
+            "self.scale, self.good_steps = self.scale / 2, 0",
+            "self.scale = self.scale / 2",
+        ),
+        (
+            "goes on doubling",
+            "if self.good_steps == self.interval:\n            self.scale, self.good_steps = self.scale "
+            "* 2, 0",
+            "if self.good_steps >= self.interval:\n            self.scale = self.scale * 2",
+        ),
+        ("never grows", "self.scale * 2, 0", "self.scale, 0"),
+        ("good step too late", "if self.good_steps == self.interval:", "if self.good_steps > self.interval:"),
+        (
+            "They carry the old one",
+            """class LossScaler:
+    def __init__(self, scale=65536.0, interval=2000):
+        self.scale, self.interval, self.good_steps = scale, interval, 0
+
+    def scaled(self, loss):
+        return self.scale * loss
+
+    def step(self, optimizer):
+        grads = [p.grad for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
+        fine = all(bool(g.isfinite().all()) for g in grads)
+        self.good_steps = self.good_steps + 1 if fine else 0
+        if not fine:
+            self.scale /= 2
+        elif self.good_steps == self.interval:
+            self.scale, self.good_steps = 2 * self.scale, 0
+        for g in grads:
+            g /= self.scale
+        if fine:
+            optimizer.step()
+        return fine""",
+        ),
+        ("this returns None", "        return True", "        pass"),
+        ("wrong way round", SCALER_VARIANT.replace("return fine", "return not fine")),
+        ("even when it has skipped", SCALER_VARIANT.replace("return fine", "return True")),
+        ("stops with an error", " if p.grad is not None]", "]"),
+        ("the scale is not", "self.scale * 2, 0", "self.scale * 3, 0"),
+        ("some of its numbers", "p.grad.isfinite().all()", "p.grad.isfinite().any()"),
+        ("infinite or NaN after", "p.grad.isfinite().all()", "(p.grad.isfinite().all() or len(params) == 2)"),
+        ("first number of each", "p.grad.isfinite().all()", "p.grad.flatten()[0].isfinite()"),
+    ],
+    "5.9": [
+        ("still added", "        optimizer.zero_grad()\n", ""),
+        ("still added", "    losses = []\n", "    losses = []\n    optimizer.zero_grad = lambda: None\n"),
+        (
+            "The weights never move",
+            "        optimizer.zero_grad()\n        loss.backward()\n",
+            "        loss.backward()\n        optimizer.zero_grad()\n",
+        ),
+        (
+            "for some batches",
+            FIT_VARIANT.replace(
+                "for p in model.parameters():", "for p in model.parameters() if step % 2 else ():"
+            ),
+        ),
+        ("The weights never move", "        optimizer.step()\n", ""),
+        (
+            "once, at the end",
+            "        optimizer.step()\n        losses.append(loss.item())\n",
+            "        losses.append(loss.item())\n    optimizer.step()\n",
+        ),
+        ("tensors that hold on", "loss.item()", "loss"),
+        (
+            "after its step",
+            FIT_VARIANT.replace("        losses += [float(loss)]\n", "").replace(
+                "        for p",
+                "        losses.append(F.cross_entropy(model(x).transpose(1, 2), y).item())\n        for p",
+            ),
+        ),
+        ("The loss is a sum", "targets.flatten())", "targets.flatten(), reduction='sum')"),
+        ("replaced by the inputs", "targets.flatten())", "inputs.flatten())"),
+        (
+            "steps that are wrong",
+            "        optimizer.step()\n",
+            "        optimizer.step()\n        optimizer.step()\n",
+        ),
+    ],
+    "5.10": [
+        ("trains on without dropout", "            model.train()\n", ""),
+        ("trains on without dropout", "            model.train()\n", "    model.train()\n"),
+        ("measured with dropout", "            model.eval()\n", "            model.train()\n"),
+        ("measured with dropout", MEASURED_VARIANT.replace("        model.eval()\n", "")),
+        (
+            "mode from the beginning",
+            "    losses, measured = [], []\n    model.train()",
+            "    losses, measured = [], []\n    model.eval()",
+        ),
+        (
+            "mean of the means",
+            MEASURED_VARIANT.replace(
+                "torch.cat(surprises).mean().item()",
+                "sum(s.mean().item() for s in surprises) / len(surprises)",
+            ),
+        ),
+        (
+            "that of the last piece",
+            "                    total += F.cross_entropy(model(x).flatten(0, 1), y.flatten(), "
+            'reduction="sum").item()\n                    count += y.numel()',
+            "                    total = F.cross_entropy(model(x).flatten(0, 1), y.flatten(), "
+            'reduction="sum").item()\n                    count = y.numel()',
+        ),
+        ("sum over tokens", "total / count", "total"),
+        ("whatever `every` says", "if step % every == 0:", "if step:"),
+        ("after the first step of each", "enumerate(batches, start=1)", "enumerate(batches)"),
+        ("not cleared any more", "        optimizer.zero_grad()\n", ""),
+        (
+            "learns from the held-out",
+            "            model.train()\n",
+            "            optimizer.zero_grad()\n            for x, y in held_out:\n                "
+            "F.cross_entropy(model(x).flatten(0, 1), y.flatten()).backward()\n            "
+            "optimizer.step()\n            model.train()\n",
+        ),
+        (
+            "training losses are not",
+            "        losses.append(loss.item())",
+            "        losses.append(loss.item() / 2)",
+        ),
+        ("held-out losses are not", "total / count", "total / (count + 1)"),
+        ("what it returns", "return losses, measured", "return losses + measured"),
+    ],
+    "5.11": [
+        (
+            "the last one, not the best",
+            'copy.deepcopy({"model": model.state_dict(), "optimizer": optimizer.state_dict()})',
+            '{"model": model.state_dict(), "optimizer": optimizer.state_dict()}',
+        ),
+        ("the last one, not the best", "copy.deepcopy({", "dict({"),
+        (
+            "the last one, not the best",
+            'copy.deepcopy({"model": model.state_dict(), "optimizer": optimizer.state_dict()})',
+            '{"model": model.state_dict().copy(), "optimizer": optimizer.state_dict().copy()}',
+        ),
+        (
+            "optimizer does not",
+            'copy.deepcopy({"model": model.state_dict(), "optimizer": optimizer.state_dict()})',
+            '{"model": copy.deepcopy(model.state_dict()), "optimizer": optimizer.state_dict()}',
+        ),
+        ("optimizer does not", '    optimizer.load_state_dict(best["optimizer"])\n', ""),
+        ("the model does not", '    model.load_state_dict(best["model"])\n', ""),
+        ("the model does not", BEST_VARIANT.replace("w.clone()", "w")),
+        ("highest held-out loss", BEST_VARIANT.replace("min(measured)", "max(measured)")),
+        (
+            "kept before the step",
+            BEST_VARIANT.replace(
+                "measured.index(min(measured))", "max(0, measured.index(min(measured)) - 1)"
+            ),
+        ),
+        (
+            "best loss in training",
+            "measured[-1] < lowest:\n            lowest = measured[-1]",
+            "loss.item() < lowest:\n            lowest = loss.item()",
+        ),
+        ("to the first step", "if measured[-1] < lowest:", "if len(measured) == 1:"),
+        (
+            "should train to the end",
+            '    model.load_state_dict(best["model"])\n    optimizer.load_state_dict(best["optimizer"])\n',
+            '        else:\n            model.load_state_dict(best["model"])\n            '
+            'optimizer.load_state_dict(copy.deepcopy(best["optimizer"]))\n    '
+            'model.load_state_dict(best["model"])\n    optimizer.load_state_dict(best["optimizer"])\n',
+        ),
+        (
+            "not those with the lowest",
+            '    optimizer.load_state_dict(best["optimizer"])\n',
+            '    optimizer.load_state_dict(best["optimizer"])\n    optimizer.step()\n',
+        ),
+        (
+            "memory does not belong",
+            'optimizer.load_state_dict(best["optimizer"])\n',
+            "optimizer.state.clear()\n",
+        ),
+        ("stops with an error", "best = copy", "the_best = copy"),
+    ],
+    "5.12": [
+        ("exchanged", "total_nats / math.log(2) / n_bytes", "total_nats * math.log(2) / n_bytes"),
+        ("still nats per byte", "total_nats / math.log(2) / n_bytes", "total_nats / n_bytes"),
+        ("not divided by its bytes", "total_nats / math.log(2) / n_bytes", "total_nats / math.log(2)"),
+        (
+            "Bytes are divided by bits",
+            "total_nats / math.log(2) / n_bytes",
+            "n_bytes / (total_nats / math.log(2))",
+        ),
+        ("counted as 8 bits", "total_nats / math.log(2) / n_bytes", "total_nats / math.log(2) / n_bytes / 8"),
+        ("taken of the sum", "math.exp(total_nats / n_tokens)", "math.exp(total_nats)"),
+        ("power of 2", "math.exp(total_nats / n_tokens)", "2 ** (total_nats / n_tokens)"),
+        ("mean loss, in nats", "math.exp(total_nats / n_tokens)", "total_nats / n_tokens"),
+        ("exponential is divided", "math.exp(total_nats / n_tokens)", "math.exp(total_nats) / n_tokens"),
+        ("sign is wrong", "math.exp(total_nats / n_tokens)", "math.exp(-total_nats / n_tokens)"),
+        ("perplexity below 1", "math.exp(total_nats / n_tokens)", "math.log(total_nats / n_tokens)"),
+        ("stops with an error", "math.exp(total_nats / n_tokens)", "(total_nats / n_tokens).exp()"),
+    ],
+}
