@@ -15,6 +15,7 @@ from .chat import chat_ids
 from .convert import to_half_split, to_interleaved
 from .generation import KVCache, LayerCache, pad_left, sample_next, skip_padding, top_k_filter, top_p_filter
 from .previous_chapters import GPT, BPETokenizer, GPTConfig, causal_mask
+from .rebuilding import STAGES
 from .streaming import until
 
 __all__ = ["EXERCISES", "check"]
@@ -1331,4 +1332,4 @@ EXERCISES = {
     "6.8": CHAT,
     "6.9": WEIGHTS,
 }
-check = checker(EXERCISES)
+check = checker(EXERCISES | STAGES)
