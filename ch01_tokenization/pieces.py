@@ -185,11 +185,16 @@ def notebook_of(chapter, folder=None):
     return next((path for path in paths if path.exists()), None)
 
 
-def own_names(chapter, path, course=True):
-    """What a reader's notebook defines; course: see namespace."""
-    cells = [cell for cell in read_notebook(path)["cells"] if cell["cell_type"] == "code"]
-    sources = []
-    for cell in cells:
+def own_names(chapter, path, number, course=True):
+    """What a reader's notebook defines down to the end of exercise `number`; course: see namespace."""
+    sources, here = [], ""
+    for cell in read_notebook(path)["cells"]:
+        if cell["cell_type"] == "markdown" and (heading := HEADING.match(source_of(cell))):
+            if here == number:
+                break
+            here = heading[1]
+        if cell["cell_type"] != "code":
+            continue
         marks, tags = cell["metadata"].get("nbgrader", {}), cell["metadata"].get("tags", [])
         if marks.get("solution") or {"imports", "given"} & set(tags):
             sources.append(source_of(cell))
@@ -226,7 +231,7 @@ def verdict(number, chapter, path):
     """Why the reader's answer to an exercise is not taken; None when it passes its check."""
     try:
         home = next(piece.home for piece in PIECES if piece.number == number)
-        names = own_names(chapter, path, course=home.startswith(chapter))
+        names = own_names(chapter, path, number, course=home.startswith(chapter))
         check = importlib.import_module(f"{chapter}.checks").check
         check(number, *(names[name] for name in answers_to(number)))
     except KeyError as missing:
@@ -295,11 +300,13 @@ class Taken:
                 setattr(getattr(module, inside[0]) if inside else module, last, mine)
 
     def own(self, piece):
-        chapter = chapter_of(piece.number)
-        course = piece.home.startswith(chapter)
-        if (chapter, course) not in self.names:
-            self.names[chapter, course] = own_names(chapter, notebook_of(chapter, self.folder), course)
-        return self.names[chapter, course][piece.answer]
+        if piece.number not in self.names:
+            chapter = chapter_of(piece.number)
+            path, course = notebook_of(chapter, self.folder), piece.home.startswith(chapter)
+            before = set(fitting.set_aside)  # what a notebook tries out itself does not count
+            self.names[piece.number] = own_names(chapter, path, piece.number, course)
+            fitting.set_aside &= before
+        return self.names[piece.number][piece.answer]
 
     def summary(self):
         others = [f"{piece.answer} ({piece.number})" for piece in PIECES if self.verdicts[piece.number]]

@@ -30,7 +30,7 @@ def desk(folder, changes=()):
             code = [cell for cell in cells if cell.metadata.get("nbgrader", {}).get("solution")]
             number = code[0].metadata.nbgrader.grade_id.removeprefix("exercise-").replace("-", ".", 1)
             for cell in code:
-                cell.source = answers[number] if cell is code[0] else ""
+                cell.source += f"\n\n\n{answers[number]}" if cell is code[-1] else ""
         (folder / master.parent).mkdir(parents=True, exist_ok=True)
         nbformat.write(notebook, folder / master.parent / "exercises.ipynb")
     return folder
@@ -90,7 +90,7 @@ BROKEN = {
     "nothing": (HEAD + "raise NotImplementedError()", "not yet. Nothing is here to check"),
     "no end": (HEAD + "while True:\n        T = T", "not yet. It has not come to an end"),
     "not Python": ("def causal_mask(T:\n", "'causal_mask' is not defined"),
-    "another name": ("def mask(T):\n    return T", "'causal_mask' is not defined"),
+    "another name": ("def mask(T):\n    return T", "not yet. Nothing is here to check"),
     "the end of the process": ("import os\n" + HEAD + "os._exit(3)", "the checks could not be run"),
 }  # fmt: skip
 
@@ -124,7 +124,7 @@ def test_experiments_in_a_notebook_are_not_run(tmp_path):
     ):
         notebook.cells.append(nbformat.v4.new_code_cell(source))
     nbformat.write(notebook, path)
-    names = pieces.own_names("ch03_attention", path)
+    names = pieces.own_names("ch03_attention", path, "3.9")
     assert "softmax" in names and "x" not in names and not (tmp_path / "ran").exists()
 
 
