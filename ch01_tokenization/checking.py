@@ -15,6 +15,7 @@ import linecache
 import math
 import queue
 import random
+import re
 import sys
 import sysconfig
 import threading
@@ -34,8 +35,8 @@ OURS = tuple(
     {str(ROOT / "ch0"), *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")), "<frozen"}
 )
 NOTHING_YET = (
-    "Nothing is here to check. Write your code in place of raise NotImplementedError(), run that cell, then "
-    "this one."
+    "Nothing is here to check: {} is not written yet. Put your code in place of raise NotImplementedError(), "
+    "run that cell, then this one."
 )
 
 
@@ -86,7 +87,8 @@ class Exercise:
     drawn. mistakes: {diagnosis: a wrong answer, or a list of several}. run(answer, *case): what is compared;
     most answers are just called. An exercise with several answers hands them over as a tuple. signs:
     {diagnosis: sign(case, got, expected)}, asked in order when an answer is wrong in a way that is none of
-    the mistakes; a sign that fails on what it is given says no. refuses: the errors that the right answer
+    the mistakes; a sign that fails on what it is given says no. errors: {diagnosis: sign(case, error)}, the
+    same for an answer that stops with an error. refuses: the errors that the right answer
     raises in some cases. inputs_stay: whether an answer must leave its arguments as they are. steps: how many
     lines of an answer may run in one case.
     """
@@ -96,6 +98,7 @@ class Exercise:
     mistakes: dict
     run: Callable = call
     signs: dict = field(default_factory=dict)
+    errors: dict = field(default_factory=dict)
     tolerance: float = 1e-4
     refuses: tuple = ()
     inputs_stay: bool = True
@@ -166,17 +169,18 @@ def outcome(run, answer, case, steps=None, park=None):
     """
     left, before, screen, dtype = steps, sys.gettrace(), sys.stdout, torch.get_default_dtype()
 
-    def count(frame, event, argument):
+    def count(frame, event, argument, lines=1):
         nonlocal left
-        left -= 1
+        left -= lines
         if left < 0:
             put_back()
             park()
         return count
 
     def enter(frame, event, argument):
-        count(frame, event, argument)
-        return None if frame.f_code.co_filename.startswith(OURS) else count
+        if not frame.f_code.co_filename.startswith(OURS):
+            return count(frame, event, argument)
+        count(frame, event, argument, lines=0.01)  # what PyTorch calls within itself is not the learner's
 
     def put_back():
         sys.settrace(before)
@@ -246,8 +250,8 @@ def diagnose_on(device, exercise, answer, seed, park):
         )
         park_here = (lambda words=endless: park(words)) if park else None
         got.append(outcome(exercise.run, answer, mine, exercise.steps, park_here))
-        if isinstance(got[-1], Raised) and isinstance(got[-1].error, NotImplementedError):
-            return NOTHING_YET
+        if stub := open_stub(got[-1]):
+            return NOTHING_YET.format(stub)
         changed = exercise.inputs_stay and not same(mine, case, 0)
         if first is None and (changed or not same(got[-1], expected[-1], exercise.tolerance)):
             first = len(got) - 1, changed
@@ -261,7 +265,11 @@ def diagnose_on(device, exercise, answer, seed, park):
     if words is None and changed:
         words = "It changes its arguments. Whoever calls it still needs them: compute something new instead."
         return f"{words}\n    for       {described(exercise, at[0])}"
-    words = words or other_kind(got, expected, number, exercise.tolerance) or seen_sign(exercise, *at)
+    words = (
+        words
+        or other_kind(got, expected, number, exercise.tolerance, at[0], exercise.errors)
+        or seen_sign(exercise, *at)
+    )
     words = words or pattern_of_all(got, expected) or difference(at[1], at[2], exercise.tolerance)
     return f"{words}\n{evidence(exercise, *at)}"
 
@@ -308,10 +316,36 @@ def seen_sign(exercise, case, got, expected):
     return None
 
 
-def other_kind(got, expected, number, tolerance):
+def open_stub(result):
+    """The name of the function that is still a stub and ended a call; "" for any other outcome."""
+    error = result.error if isinstance(result, Raised) else None
+    if not isinstance(error, NotImplementedError) or str(error):
+        return ""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return "" if frame.f_code.co_filename.startswith(OURS) else frame.f_code.co_qualname
+
+
+def common_error(error):
+    """Words for errors whose own words do not help a beginner; None for all others."""
+    if 'required "forward" function' in str(error):
+        return (
+            "The class has no method forward. Is its name spelled right, and is it indented into the class?"
+        )
+    if re.search(r"bitwise_xor|operand type.*\^", str(error)):
+        return "In Python ^ is not a power: x to the power 2 is x ** 2."
+    return None
+
+
+def other_kind(got, expected, number, tolerance, case=(), errors=None):
     """What can be said about a result that is not even of the right kind; None when it is."""
     mine, right = got[number], expected[number]
     if isinstance(mine, Raised):
+        for words, sign in (errors or {}).items():
+            with contextlib.suppress(Exception):
+                if sign(case, mine.error):
+                    return f"{words}\n    error     {mine}{line_of(mine.error)}"
+        if words := common_error(mine.error):
+            return f"{words}\n    error     {mine}{line_of(mine.error)}"
         return f"It stops with an error: {mine}{line_of(mine.error)}"
     if isinstance(right, Raised):
         return f"It should refuse this with {with_article(type(right.error).__name__)}, and gives a result."
@@ -391,17 +425,21 @@ def tensor_difference(mine, right, tolerance):
 
 def pattern(a, b, every="Every number"):
     """Words for float64 numbers a that are those of b times a factor, or plus a summand; None for others."""
-    if b.numel() < 2 or not (a.isfinite().all() and b.isfinite().all()) or not b.any():
+    if len(b.unique()) < 2 or not (a.isfinite().all() and b.isfinite().all()) or not b.any():
         return None
     if not a.any():
         return f"{every} is 0."
     there = b != 0
-    if not a[~there].any():
+    if not a[~there].any() and len(b[there].unique()) > 1:
         ratios = a[there] / b[there]
         factor = float(ratios[0])
         if float((ratios - factor).abs().max()) < 1e-3 * abs(factor):
             if abs(factor + 1) < 1e-3:
                 return f"{every} has the wrong sign."
+            if abs(factor - 1) < 0.01:
+                return (
+                    f"{every} is nearly right, {abs(factor - 1):.1g} of its size off. Is a constant rounded?"
+                )
             return f"{every} is {factor:.4g} times what it should be."
     apart = a - b
     if float(apart.max() - apart.min()) < 1e-3 * float(apart.abs().max()):
@@ -492,10 +530,15 @@ def is_plain(value):
     return all(isinstance(each, (int, float, str, bytes, type(None))) for each in value)
 
 
+def is_large(tensor):
+    """Whether a tensor is better shown by its shape, and by the first place that differs."""
+    return tensor.numel() > (40 if tensor.dim() < 3 else 12)
+
+
 def shown(value):
     """A value in a few lines at most."""
     if isinstance(value, torch.Tensor):
-        if value.numel() > 40:
+        if is_large(value):
             return f"a tensor of shape {tuple(value.shape)}, {bare(value.dtype)}"
         digits = value.detach().cpu()
         digits = digits.double().round(decimals=4) if digits.is_floating_point() else digits
@@ -555,7 +598,7 @@ def first_difference(mine, right, tolerance):
     """The first place where two large tensors of one shape differ; None for what can be shown whole."""
     if not (isinstance(mine, torch.Tensor) and isinstance(right, torch.Tensor)):
         return None
-    if mine.shape != right.shape or mine.dtype != right.dtype or right.numel() <= 40:
+    if mine.shape != right.shape or mine.dtype != right.dtype or not is_large(right):
         return None
     a, b = mine.detach().cpu(), right.detach().cpu()
     wrong = (

@@ -85,7 +85,7 @@ def table(chapters=CHAPTERS):
 def judged(bench, number, entry, variants, mutants, seed=None):
     """What is wrong with the check of an exercise, a sentence each."""
     exercise = bench.checks.check.exercises[number]
-    said = [*exercise.mistakes, *exercise.signs]
+    said = [*exercise.mistakes, *exercise.signs, *exercise.errors]
     solution = "\n\n".join(entry.code)
     for name, code in (("the solution", None), ("the variant", variants.get(number))):
         if name == "the variant" and not code:
