@@ -95,10 +95,12 @@ def test_no_two_cells_define_one_name_in_a_module():
 
 
 def test_every_module_has_a_docstring_and_is_short():
+    """But for the checks of the exercises, which may be as long as there are ways to be wrong."""
     for path in sorted(tools.ROOT.glob("ch0*/*.py")):
         text = path.read_text(encoding="utf-8")
         assert ast.get_docstring(ast.parse(text)), path
-        assert len(text.splitlines()) <= 450, path
+        long = ("checks.py", "checking.py", "rebuilding.py")
+        assert len(text.splitlines()) <= 450 or path.name in long, path
 
 
 # ---------------------------------------------------------------- what is folded
