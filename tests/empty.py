@@ -11,8 +11,9 @@ import ast
 import subprocess
 import sys
 from os.path import basename, relpath
+from pathlib import Path
 
-from notebooks import CHAPTERS, HAND_WRITTEN, ROOT, read_notebook, write_notebook
+from notebooks import CHAPTERS, HAND_WRITTEN, ROOT, is_workbook, read_notebook, write_notebook
 
 RAISE = "raise NotImplementedError"
 
@@ -108,7 +109,7 @@ def main(chapters):
         return 2
     for chapter in chapters:
         names = [name for name in git("ls-files", "--", chapter) if name.endswith((".ipynb", ".py"))]
-        names = [name for name in names if basename(name) not in HAND_WRITTEN]
+        names = [n for n in names if basename(n) not in HAND_WRITTEN and not is_workbook(Path(n))]
         for name in names:
             empty_file(ROOT / name)
         tests = " ".join(relpath(path) for path in sorted(ROOT.glob(f"tests/test_{chapter[:4]}*.py")))

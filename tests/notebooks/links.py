@@ -2,8 +2,10 @@
 
 import re
 import tomllib
+from pathlib import Path
 
-from notebooks.files import ROOT, is_setup, notebook_paths, read_notebook, write_notebook
+from ch01_tokenization.pieces import entries
+from notebooks.files import ROOT, is_setup, is_workbook, notebook_paths, read_notebook, write_notebook
 from notebooks.reading import minutes, with_reading_time
 from notebooks.running import fold
 
@@ -91,7 +93,15 @@ def readme_line(line, settings, root=ROOT):
     """
     row = re.match(r"\| [^|]*\]\((\w+/\w+\.ipynb)\)", line)
     if row and (root / row[1]).exists():
-        line = re.sub(r"\| \d+ min \|", f"| {minutes(read_notebook(root / row[1]))} min |", line, count=1)
+        notebook, worked = read_notebook(root / row[1]), is_workbook(Path(row[1]))
+        n = sum(entry.minutes for entry in entries(notebook)) if worked else minutes(notebook)
+        line = re.sub(r"\| \d+ min \|", f"| {n} min |", line, count=1)
+        line = re.sub(r"\| \d+ exercises", f"| {len(entries(notebook))} exercises", line, count=1)
+    if re.search(r"\w+ exercises in all, \w+ hours of work", line):
+        found = [entry for path in root.glob("ch0*/solutions.ipynb") for entry in entries(read_notebook(path))]
+        hours = round(sum(entry.minutes for entry in found) / 60)
+        all_of_them = f"{len(found)} exercises in all, {hours} hours of work"
+        line = re.sub(r"\w+ exercises in all, \w+ hours of work", all_of_them, line)
     github = settings["repository"].removeprefix("https://github.com/")
     link = rf"https://colab.research.google.com/github/{github}/blob/{settings['revision']}/\1"
     line = re.sub(r"https://colab\.research\.google\.com/github/[^/]+/[^/]+/blob/[^/]+/([^)\s]+)", link, line)
