@@ -246,8 +246,9 @@ def asked_verdicts(folder=None):
     """The verdicts, found in a process of its own, or remembered if nothing has changed since."""
     chapters = sorted({chapter_of(piece.number) for piece in PIECES})
     files = [path for chapter in chapters if (path := notebook_of(chapter, folder))]
-    ours = [ROOT / "ch01_tokenization" / "checking.py", *(ROOT / c / "checks.py" for c in chapters)]
-    read = b"".join(path.read_bytes() for path in [*files, *ours] if path.exists())
+    names = ("checking.py", "checks.py", "rebuilding.py")
+    ours = [path for c in chapters for path in sorted((ROOT / c).glob("*.py")) if path.name in names]
+    read = b"".join(path.read_bytes() for path in [*files, *ours])
     key = hashlib.sha256(read).hexdigest()
     memory = (Path(folder) if folder else ROOT / "mine") / ".pieces.json"
     with contextlib.suppress(OSError, ValueError, KeyError):
