@@ -46,11 +46,10 @@ def test_there_are_enough_of_them():
 
 
 @pytest.mark.parametrize("chapter, number", NUMBERS)
-@pytest.mark.parametrize("seed", [0, 1])
-def test_right_answers_pass_and_wrong_ones_are_named(chapter, number, seed):
+def test_right_answers_pass_and_wrong_ones_are_named(chapter, number):
     """The solution, a variant of it, and five mutants or more; `make mutants` shows them as a table."""
     bench, (variants, mutants) = bench_of(chapter), wrong_answers(chapter)
-    faults = list(judged(bench, number, bench.entries[number], variants, mutants, seed))
+    faults = list(judged(bench, number, bench.entries[number], variants, mutants, seed=0))
     assert not faults, "\n\n".join(faults)
 
 
@@ -74,7 +73,14 @@ def test_what_is_no_answer_at_all_is_refused_in_words(chapter, number):
     def fails(*arguments, **options):
         return arguments[99]
 
-    for answer in (None, 3, "text", nothing, fails, torch.zeros(2)):
+    def endless(*arguments, **options):
+        while True:
+            try:
+                arguments = arguments
+            except BaseException:
+                pass
+
+    for answer in (None, 3, "text", nothing, fails, endless, torch.zeros(2)):
         with pytest.raises(Diagnosis, match="not yet") as caught:
             check(number, *[answer] * n, seed=0)
         assert len(str(caught.value)) < 2000, str(caught.value)
