@@ -34,6 +34,13 @@ def backwards(x):
     return average_of_the_past(x.flip(0)).flip(0)
 
 
+def means_of_means(x):
+    rows = []
+    for row in x:
+        rows.append(torch.stack([*rows, row]).mean(dim=0))
+    return torch.stack(rows)
+
+
 def past_only(x, first):
     """The mean of the earlier rows without the own one; row 0 has none and is `first` of it."""
     return torch.cat([first(x[:1]), average_of_the_past(x)[:-1]])
@@ -47,6 +54,7 @@ AVERAGE = Exercise(
         (torch.tensor([[2.0, 0.0], [4.0, 6.0], [0.0, 0.0]]),),
         (draw.normal(5, 3) + 1,),
         (draw.normal(draw.whole(6, 8), 4) - 2,),
+        (draw.normal(4, 2).double(),),
     ],
     mistakes={
         "Every row is the mean of all rows, the later ones too. Row t may know rows 0 to t only.": lambda x: (
@@ -71,6 +79,8 @@ AVERAGE = Exercise(
         ],
         "Each row is the mean of itself and of the mean before it, so that the first vectors hardly count "
         "any more. All vectors of the past count the same.": halves,
+        "Later rows are means of rows that are means already. Each mean should be over rows of x as it came "
+        "in.": means_of_means,
         "Only the row before takes part. The mean is over all earlier rows.": lambda x: torch.cat(
             [x[:1], (x[1:] + x[:-1]) / 2]
         ),
@@ -106,6 +116,12 @@ def flattened(x, dim, max_stays, sum_stays):
     return exponentials / exponentials.sum(dim, keepdim=sum_stays)
 
 
+def at_the_end(x, dim):
+    """The maximum and the sum get their dimension back as the last one, wherever it was."""
+    exponentials = (x - x.amax(dim).unsqueeze(-1)).exp()
+    return exponentials / exponentials.sum(dim).unsqueeze(-1)
+
+
 def minus(shift):
     """A softmax that subtracts `shift` of the scores first."""
 
@@ -120,14 +136,17 @@ SOFTMAX = Exercise(
     right=softmax,
     cases=lambda draw: [
         (torch.tensor([0.0, 1.0]), 0),
-        (torch.tensor([[0.0, 1.0], [3.0, 5.0]]), 0),
-        (torch.tensor([[0.0, 1.0], [3.0, 5.0]]), 1),
+        (torch.tensor([[0.0, 1.0], [3.0, 6.0]]), 0),
+        (torch.tensor([[0.0, 1.0], [3.0, 6.0]]), 1),
+        (torch.tensor([0.0, 2.0]), -1),
         (torch.tensor([1000.0, 999.0]), 0),
         (torch.tensor([-1000.0, -999.0]), 0),
         (torch.tensor([[0.0, 1.0], [200.0, 201.0]]), -1),
         (torch.tensor([0.0, 0.0, 600.0]), 0),
-        (draw.normal(2, 3, 4), draw.choice([0, 1, -2])),
+        (draw.normal(3, 4, 5), draw.choice([0, 1, -2])),
+        (draw.normal(3, 6, 4), -1),
         (10 * draw.normal(5, 6), draw.choice([0, 1])),
+        (draw.normal(2, 3).double(), 1),
     ],
     mistakes={
         "The exponentials overflow: exp of a large score is infinite, and that of a very negative one is "
@@ -144,6 +163,8 @@ SOFTMAX = Exercise(
             lambda x, dim: softmax(x, -1),
             lambda x, dim: plain_softmax(x, -1),
         ],
+        "For dim = -1 it works along dimension 1. It should be the last one, however many there "
+        "are.": lambda x, dim: softmax(x, 1 if dim == -1 else dim),
         "It works along the first dimension, whatever dim says.": [
             lambda x, dim: softmax(x, 0),
             lambda x, dim: plain_softmax(x, 0),
@@ -172,6 +193,7 @@ SOFTMAX = Exercise(
             lambda x, dim: flattened(x, dim, False, True),
             lambda x, dim: flattened(x, dim, True, False),
             lambda x, dim: flattened(x, dim, False, False),
+            at_the_end,
         ],
         "These are the exponentials. Divide them by their sum along dim.": [
             lambda x, dim: x.exp(),
@@ -179,12 +201,14 @@ SOFTMAX = Exercise(
         ],
     },
     signs={
+        "Not a number (NaN): the exponentials of a row are all 0, or one is infinite. Is it the largest "
+        "score of each row that is subtracted?": lambda case, got, expected: bool(got.isnan().any()),
         "The shares along dim should have the sum 1.": lambda case, got, expected: (
             not torch.allclose(got.sum(case[1]), expected.sum(case[1]))
         ),
         "No share may be negative.": lambda case, got, expected: bool((got < 0).any()),
         "The shares have the sum 1, and are not in the proportion of the exponentials of the "
-        "scores.": lambda case, got, expected: not got.isnan().any(),
+        "scores.": lambda case, got, expected: True,
     },
 )
 
@@ -252,6 +276,23 @@ def zero_scores(q, k, v, root=None):
     return softmax((q @ k.T / root) * lower(q), dim=-1) @ v
 
 
+def sums_of_nothing(q, k, v):
+    """A sum over j < i has no terms for i = 0, and is an int."""
+    return torch.stack([sum(row / i for row in v[:i]) for i in range(len(v))])
+
+
+def number_by_number(q, k, v, root=None):
+    """Each of the d numbers has scores of its own."""
+    root = math.sqrt(q.size(1)) if root is None else root
+    scores = (q[:, None] * k / root).masked_fill(~lower(q)[..., None], -1e9)  # (T, T, d)
+    return (softmax(scores, dim=1) * v).sum(dim=1)
+
+
+def shares_of_scores(q, k, v):
+    scores = (q @ k.T) * lower(q)
+    return scores / scores.sum(dim=1, keepdim=True) @ v
+
+
 def overwritten(q, k, v):
     return seen(q, k, torch.eye(len(q), device=q.device), lower(q)).diagonal()[:, None] * v
 
@@ -269,6 +310,7 @@ LOOPS = Exercise(
     right=attention_by_loops,
     cases=lambda draw: [
         (torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 1.0]]), torch.tensor([[10.0, 20.0]])),
+        (torch.tensor([[1.0], [2.0]]), torch.tensor([[1.0], [1.5]]), torch.tensor([[10.0], [20.0]])),
         (torch.tensor([[0.0], [1.0]]), torch.tensor([[0.0], [1.0]]), torch.tensor([[10.0], [20.0]])),
         (
             torch.tensor([[1.0, 1.0, 0.0, 0.0], [0.0, 2.0, 0.0, 0.0]]),
@@ -277,6 +319,7 @@ LOOPS = Exercise(
         ),
         (draw.normal(3, 2), draw.normal(3, 2), 3 * draw.normal(3, 2)),
         (draw.normal(5, 3), draw.normal(5, 3), 3 * draw.normal(5, 3)),
+        (draw.normal(4, 2).double(), draw.normal(4, 2).double(), draw.normal(4, 2).double()),
     ],
     mistakes={
         "The scores are not divided by the root of d.": lambda q, k, v: seen(q, k, v, lower(q), 1),
@@ -292,6 +335,8 @@ LOOPS = Exercise(
             without_itself,
             lambda q, k, v: torch.cat([v[:1], without_itself(q, k, v)[1:]]),
         ],
+        "Token 0 looks at nothing, and a sum of no terms is the int 0, not a row. j should go up to i, with "
+        "i included.": sums_of_nothing,
         "Token i also looks at the token right after it: j goes one too far.": lambda q, k, v: seen(
             q, k, v, lower(q, 1)
         ),
@@ -319,6 +364,12 @@ LOOPS = Exercise(
         "The scores themselves serve as weights. They should go through a softmax.": [
             lambda q, k, v: (q @ k.T / math.sqrt(q.size(1)) * lower(q)) @ v,
             lambda q, k, v: (q @ k.T * lower(q)) @ v,
+            shares_of_scores,
+        ],
+        "The products of q[i] and k[j] are not added up, so each of the d numbers has weights of its own. A "
+        "dot product is one number.": [
+            number_by_number,
+            lambda q, k, v: number_by_number(q, k, v, 1),
         ],
         "Every weight is multiplied by the asking token's own value, so nothing comes from the others. It "
         "should be v[j], of the token that is asked.": lambda q, k, v: v.clone(),
@@ -377,21 +428,70 @@ def late_divided_safely(scores, mask):
     return late(scores, mask) / late(scores, mask).sum(-1, keepdim=True).clamp(min=1e-9)
 
 
+def late_divided_or_zero(scores, mask):
+    return late_divided(scores, mask).nan_to_num(0.0)
+
+
+def lowered(by, after):
+    """A forbidden score becomes smaller by a fixed number."""
+
+    def weigh(scores, mask):
+        weights = softmax(scores - by * ~mask, -1)
+        return weights * mask if after else weights
+
+    return weigh
+
+
+def overflowing(hide, divide):
+    """A softmax by hand that subtracts nothing."""
+
+    def weigh(scores, mask):
+        exponentials = scores.exp() if mask is None else hide(scores.exp(), mask)
+        return divide(exponentials, exponentials.sum(-1, keepdim=True))
+
+    return weigh
+
+
+def without_equal_weights(scores, mask):
+    weights = weigh(scores, mask, after=False)
+    return weights.masked_fill(weights.amax(-1, keepdim=True) == weights.amin(-1, keepdim=True), 0.0)
+
+
 def over_queries(scores, mask):
     hidden = torch.zeros_like(scores, dtype=torch.bool) if mask is None else ~mask
     return softmax(scores.masked_fill(hidden, -1e9), -2).masked_fill(hidden, 0.0)
 
 
-def scores_returned(q, k, v, mask=None):
-    return library.scaled_dot_product_attention(q, k, v, mask)[0], q @ k.transpose(-2, -1) / math.sqrt(
-        q.size(-1)
-    )
+def scores_returned(fill=None):
+    def attend(q, k, v, mask=None):
+        scores = q @ k.transpose(-2, -1) / math.sqrt(q.size(-1))
+        if fill is not None and mask is not None:
+            scores = scores.masked_fill(~mask, fill)
+        return library.scaled_dot_product_attention(q, k, v, mask)[0], scores
+
+    return attend
 
 
 def small_attention():
     """One query, two keys, d = 4, and a value that says which key it is of."""
     q, k = torch.tensor([[4.0, 0.0, 0.0, 0.0]]), torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
     return q, k, torch.tensor([[10.0, 0.0, 0.0], [0.0, 20.0, 0.0]])
+
+
+def two_keys(a, b, mask):
+    """The query 1, and two keys whose scores are a and b."""
+    mask = None if mask is None else torch.tensor([mask])
+    return torch.tensor([[1.0]]), torch.tensor([[a], [b]]), torch.eye(2), mask
+
+
+def doubled(q, k, v, mask):
+    return q.double(), k.double(), v.double(), mask
+
+
+def with_a_dead_text(q, k, v, mask):
+    """The last text of the batch is all padding."""
+    mask[-1] = False
+    return q, k, v, mask
 
 
 def drawn_attention(draw, front, T, S, d, e, mask_shape=None):
@@ -411,12 +511,23 @@ ATTENTION = Exercise(
         (*small_attention(), torch.tensor([[True, False]])),
         (*small_attention(), torch.tensor([[False, True]])),
         (*small_attention(), torch.tensor([[False, False]])),
-        (torch.tensor([[1.0]]), torch.tensor([[0.0], [300.0]]), torch.eye(2), torch.tensor([[True, False]])),
+        (
+            torch.tensor([[0.0], [1.0]]),
+            torch.tensor([[0.0], [1.0]]),
+            torch.tensor([[10.0], [20.0]]),
+            torch.tensor([[True, True], [False, False]]),
+        ),
+        two_keys(3000.0, 0.0, None),
+        two_keys(0.0, 3000.0, [True, False]),
+        two_keys(0.0, 200.0, [True, False]),
+        two_keys(0.0, 60.0, [True, False]),
+        two_keys(-3000.0, -3001.0, [True, False]),
+        doubled(*two_keys(0.0, 300.0, [True, False])),
         drawn_attention(draw, (), 2, 3, 4, 5),
         drawn_attention(draw, (), 3, 4, 2, 5, (3, 4)),
-        drawn_attention(draw, (2,), 3, 5, 4, 6),
+        drawn_attention(draw, (2,), 4, 6, 7, 8),
         drawn_attention(draw, (2, 3), 4, 5, 6, 7, (1, 1, 4, 5)),
-        drawn_attention(draw, (2, 3), 4, 5, 6, 7, (2, 1, 1, 5)),
+        with_a_dead_text(*drawn_attention(draw, (2, 3), 4, 5, 6, 7, (2, 1, 1, 5))),
     ],
     mistakes={
         "The scores are not divided by the root of d.": attention(root=lambda q, k: 1),
@@ -424,6 +535,7 @@ ATTENTION = Exercise(
         "The scores are divided by the root of another size. It should be d, the last one of q.": [
             attention(root=lambda q, k: math.sqrt(k.size(-2))),
             attention(root=lambda q, k: math.sqrt(q.size(-2))),
+            lambda q, k, v, mask=None: attention(root=lambda q, k: math.sqrt(v.size(-1)))(q, k, v, mask),
         ],
         "The root of d divides the weights. It should divide the scores, before the "
         "softmax.": lambda q, k, v, mask=None: tuple(
@@ -446,6 +558,28 @@ ATTENTION = Exercise(
         "the large one, nothing is left to divide.": [
             attention(masked(late_divided)),
             attention(masked(late_divided_safely)),
+            attention(masked(late_divided_or_zero)),
+        ],
+        "The exponentials overflow: exp of a large score is infinite. torch.softmax subtracts the largest "
+        "score of each row first.": [
+            attention(overflowing(hide, divide))
+            for hide in (torch.mul, lambda e, mask: e.masked_fill(~mask, 0.0))
+            for divide in (
+                torch.div,
+                lambda e, total: torch.where(total > 0, e / total, 0.0),
+                lambda e, total: (e / total).nan_to_num(0.0),
+            )
+        ],
+        "A forbidden score becomes smaller by a fixed number, and a large one stays above the others. Put "
+        "the lowest number in its place.": [
+            attention(masked(lowered(100.0, after=True))),
+            attention(masked(lowered(100.0, after=False))),
+            attention(masked(lowered(1000.0, after=True))),
+        ],
+        "The number in place of a forbidden score is not low enough: an allowed score may lie below it. Take "
+        "minus infinity, or the lowest finite number.": [
+            attention(masked(lambda scores, mask: weigh(scores, mask, -50.0))),
+            attention(masked(lambda scores, mask: weigh(scores, mask, -50.0, after=False))),
         ],
         "A forbidden score becomes 0, or nearly. Its exponential is 1, so it still gets a share: it has to "
         "be very negative.": [
@@ -458,15 +592,33 @@ ATTENTION = Exercise(
         "A row that may see nothing looks evenly at what is forbidden. Its weights should be 0.": attention(
             masked(lambda scores, mask: weigh(scores, mask, after=False))
         ),
+        "A row of equal weights is taken for one that may see nothing. Equal scores give equal weights "
+        "too.": attention(masked(without_equal_weights)),
         "The weights and the output have changed places: the output comes "
         "first.": lambda q, k, v, mask=None: library.scaled_dot_product_attention(q, k, v, mask)[::-1],
-        "The second result should be the weights, after the softmax. These are the scores.": scores_returned,
+        "The second result should be the weights, after the softmax. These are the scores.": [
+            scores_returned(),
+            scores_returned(-math.inf),
+            scores_returned(-1e9),
+            scores_returned(torch.finfo(torch.float32).min),
+        ],
     },
     signs={
+        "The weights of a row that may see nothing are not a number (NaN). They should be 0, as the output "
+        "is.": lambda case, got, expected: bool(
+            got[1][~case[3].expand_as(got[1]).any(-1)].isnan().any() and not got[0].isnan().any()
+        ),
         "A forbidden key has a weight. Where the mask is False the weight should be "
         "0.": lambda case, got, expected: bool((got[1] * ~case[3]).any()),
         "A key that may be seen has the weight 0. Without a mask every query sees every "
-        "key.": lambda case, got, expected: bool(((got[1] == 0) & (expected[1] > 1e-6)).any()),
+        "key.": lambda case, got, expected: (
+            case[3] is None
+            and bool(((got[1] == 0) & (expected[1] > 1e-6)).any())
+            and torch.allclose(got[1].sum(-1), expected[1].sum(-1))
+        ),
+        "A key has the weight 0 although the mask allows it.": lambda case, got, expected: (
+            case[3] is not None and bool(((got[1] == 0) & (expected[1] > 1e-6)).any())
+        ),
         "Even without a mask the weights are wrong, as they are for scores that nothing "
         "divides.": lambda case, got, expected: (
             case[3] is None
@@ -534,6 +686,12 @@ def with_any_join(split):
     return [(split, join) for join in (join_heads, *WRONG_JOINS.values())]
 
 
+def other_numbers(key, got, expected):
+    """Whether a result is of the right dtype, and not the right numbers in some order."""
+    mine, right = got[key], expected[key]
+    return mine.dtype == right.dtype and not torch.equal(mine.flatten().sort()[0], right.flatten().sort()[0])
+
+
 HEADS = Exercise(
     right=(split_heads, join_heads),
     run=both_ways,
@@ -544,6 +702,7 @@ HEADS = Exercise(
         heads_case(torch.arange(12.0).view(2, 1, 6), 2),
         heads_case(draw.normal(2, 3, 20), 5),
         heads_case(draw.normal(3, 4, 10), draw.choice([2, 5])),
+        heads_case(draw.normal(2, 3, 8).double(), 4),
     ],
     mistakes={
         "split_heads goes straight to the final shape, which cuts between tokens: a head gets pieces of "
@@ -565,15 +724,9 @@ HEADS = Exercise(
     },
     signs={
         "split_heads has other numbers in its result than in x. It should only put them in another "
-        "order.": lambda case, got, expected: (
-            not torch.equal(
-                *(each["split_heads(x, head_dim)"].flatten().sort()[0] for each in (got, expected))
-            )
-        ),
+        "order.": lambda case, got, expected: other_numbers("split_heads(x, head_dim)", got, expected),
         "join_heads has other numbers in its result than in x. It should only put them in another "
-        "order.": lambda case, got, expected: (
-            not torch.equal(*(each["join_heads(heads)"].flatten().sort()[0] for each in (got, expected)))
-        ),
+        "order.": lambda case, got, expected: other_numbers("join_heads(heads)", got, expected),
     },
 )
 
@@ -638,6 +791,12 @@ def wrong_quotient(q, k, v):
     return F.scaled_dot_product_attention(q, k, v)
 
 
+def one_by_one(q, k, v):
+    """Query head h takes key/value head h as long as there is one, and then the last."""
+    heads = torch.arange(q.size(1)).clamp(max=k.size(1) - 1)
+    return F.scaled_dot_product_attention(q, k[:, heads], v[:, heads])
+
+
 def fewest_heads(q, k, v):
     return F.scaled_dot_product_attention(q[:, : k.size(1)], k, v)
 
@@ -656,6 +815,7 @@ GROUPS = Exercise(
     right=grouped_attention,
     cases=lambda draw: [
         (torch.zeros(1, 4, 1, 1), torch.zeros(1, 2, 1, 1), torch.tensor([10.0, 20.0]).view(1, 2, 1, 1)),
+        (torch.zeros(1, 6, 1, 1), torch.zeros(1, 2, 1, 1), torch.tensor([10.0, 20.0]).view(1, 2, 1, 1)),
         (
             torch.tensor([1.0, 2.0, 1.0, 2.0]).view(1, 4, 1, 1),
             torch.tensor([[0.0, 1.0], [2.0, 0.0]]).view(1, 2, 2, 1),
@@ -672,6 +832,12 @@ GROUPS = Exercise(
         "The heads of k are in another order than those of v. A query head should take keys and values "
         "from the same head.": [shared(in_blocks, in_turn), shared(in_turn, in_blocks)],
         "Every query head looks into the first key/value head.": shared(first_head),
+        "The first query heads get a key/value head each, and all others the last one. Neighbours should "
+        "share one: 0, 0, 1, 1.": one_by_one,
+        "Each key/value head is repeated Hkv times. H // Hkv query heads share it, so it should occur that "
+        "often.": shared(lambda t, times: t.repeat_interleave(t.size(1), dim=1)),
+        "Each key/value head is repeated twice, whatever H and Hkv are. H // Hkv query heads share "
+        "it.": shared(lambda t, times: t.repeat_interleave(2, dim=1)),
         "The key/value heads are averaged, so all query heads see the same. Each group should have its "
         "own.": shared(mean_of_heads),
         "The query heads of a group are averaged, so they all ask the same. Only keys and values are "
@@ -691,14 +857,18 @@ GROUPS = Exercise(
         "Only the first Hkv of the query heads are used. The result should have all H of them.": fewest_heads,
     },
     signs={
-        "Where there is only one key, its value should come out, whatever the query "
-        "is.": lambda case, got, expected: case[1].size(2) == 1,
-        "With one key/value head for every query head it should be ordinary "
-        "attention.": lambda case, got, expected: case[0].size(1) == case[1].size(1),
         "Some heads are right and others are not. Query head h should look into key/value head h // (H // "
         "Hkv).": lambda case, got, expected: any(
             torch.allclose(a, b, atol=1e-4) for a, b in zip(got.unbind(1), expected.unbind(1))
         ),
+        "The values come from other heads. Query head h should take keys and values from head h // (H // "
+        "Hkv).": lambda case, got, expected: (
+            case[1].size(2) == 1 and bool((got[..., None] == case[2].flatten()).any(-1).all())
+        ),
+        "Where there is only one key, its value should come out, whatever the query "
+        "is.": lambda case, got, expected: case[1].size(2) == 1,
+        "With one key/value head for every query head it should be ordinary "
+        "attention.": lambda case, got, expected: case[0].size(1) == case[1].size(1),
     },
 )
 
@@ -708,6 +878,15 @@ GROUPS = Exercise(
 
 def distances(T):
     return torch.arange(T)[:, None] - torch.arange(T)
+
+
+def wrapped(T, window):
+    """Positions before the start are counted from the end, as an index does."""
+    mask = torch.zeros(T, T, dtype=torch.bool)
+    for i in range(T):
+        for back in range(window):
+            mask[i, i - back] = True
+    return mask
 
 
 WINDOW = Exercise(
@@ -760,6 +939,10 @@ WINDOW = Exercise(
             lambda T, window: causal_mask(T) & (torch.arange(T) < window),
             lambda T, window: (torch.arange(T) < window).expand(T, T),
         ],
+        "From a window of 2 on nothing is seen: the diagonal that cuts off the far past is moved up. It "
+        "should move down, with a negative number.": lambda T, window: causal_mask(T).triu(window - 1),
+        "Near the start an index is negative, and so counts from the end: the first queries see the last "
+        "keys. Leave these positions out.": wrapped,
         "A single key is seen in each row. All of the last `window` positions should be.": lambda T, window: (
             distances(T) == window - 1
         ),
@@ -770,6 +953,7 @@ WINDOW = Exercise(
         ],
     },
     signs={
+        "No key is seen at all. Can both conditions hold at once?": lambda case, got, expected: not got.any(),
         "Some query may see a key after it. Above the diagonal everything should be "
         "False.": lambda case, got, expected: bool((got & ~causal_mask(case[0])).any()),
         "The first rows are wrong: where there are fewer than `window` positions, all of them are "
@@ -842,6 +1026,15 @@ def several(**options):
     return [layer(**choice) for choice in choices]
 
 
+def slices_of_x(x, *arguments):
+    """Head h projects only the numbers of x that would be its own if x were cut like the queries."""
+    matrices, n_heads = arguments[:3], arguments[4]
+    d = x.size(-1) // n_heads
+    inside = [torch.arange(size, device=x.device) // d for size in matrices[0].shape]
+    cut = [w * (inside[0][:, None] == inside[1]) for w in matrices]
+    return multi_head_attention(x, *cut, *arguments[3:])
+
+
 def swapped(a, b):
     """The layer with two of its matrices in each other's place."""
 
@@ -867,6 +1060,12 @@ def small_layer(n_heads):
     return x, w_q, w_k, w_v, w_o, n_heads
 
 
+def two_tokens(a, b):
+    """One number a token; the first token's score for itself is -a * a, and for the other one -a * b."""
+    one = torch.tensor([[1.0]])
+    return torch.tensor([[[a], [b]]]), -one, one, one, one, 1
+
+
 def one_token(w_v, w_o):
     return torch.tensor([[[1.0, 0.0]]]), torch.eye(2), torch.eye(2), w_v, w_o, 1
 
@@ -877,6 +1076,8 @@ MULTI_HEAD = Exercise(
         one_token(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.eye(2)),
         one_token(torch.eye(2), torch.tensor([[1.0, 2.0], [3.0, 4.0]])),
         small_layer(1),
+        two_tokens(60.0, 1.0),
+        two_tokens(60.0, 61.0),
         small_layer(2),
         drawn_layer(draw, 2, 5, 8, 4, 2),
         drawn_layer(draw, 3, 4, 10, 2, 5),
@@ -906,9 +1107,32 @@ MULTI_HEAD = Exercise(
         "The mask comes after the softmax, so its total counts the future and leaks it.": layer(
             weights=lambda scores: softmax(scores, -1) * triangle(scores)
         ),
+        "The mask comes after the softmax, and each row is divided by its sum. If the future has the large "
+        "score, nothing is left to divide.": [
+            layer(weights=lambda scores, divide=divide: divide(scores, triangle(scores)))
+            for divide in (late_divided, late_divided_or_zero, late_divided_safely)
+        ],
+        "The exponentials of large scores are infinite, and those of very low ones all 0. torch.softmax "
+        "subtracts the largest score of each row first.": layer(
+            weights=lambda scores: overflowing(torch.mul, torch.div)(scores, triangle(scores))
+        ),
         "A forbidden score becomes 0, or nearly, and exp(0) is 1: it still gets a share.": layer(
             weights=lambda scores: softmax(scores * triangle(scores), -1)
         ),
+        "The number in place of a forbidden score is not low enough: an allowed score may lie below it. Take "
+        "minus infinity.": [
+            layer(weights=lambda scores, fill=fill, after=after: weigh(scores, triangle(scores), fill, after))
+            for fill, after in ((-50.0, False), (-50.0, True), (-10.0, False))
+        ],
+        "Each token also sees the one right after it: the diagonal of the mask is one too far up.": layer(
+            weights=lambda scores: weigh(scores, triangle(scores, 1))
+        ),
+        "The weights lie on their side. Row i should hold the weights of query i, and mix the values that it "
+        "sees.": layer(weights=lambda scores: causal_weights(scores).transpose(-2, -1)),
+        "The softmax goes over the heads. It should go over the keys, the last dimension.": [
+            layer(weights=lambda scores: softmax(scores.masked_fill(~triangle(scores), -1e9), 1)),
+            layer(weights=lambda scores: softmax(scores.masked_fill(~triangle(scores), -math.inf), 1)),
+        ],
         "The softmax goes over the queries. It should go over the keys, the last dimension.": layer(
             weights=lambda scores: softmax(scores.masked_fill(~triangle(scores), -1e9), -2)
         ),
@@ -925,6 +1149,10 @@ MULTI_HEAD = Exercise(
         "and position first.": layer(join=straight_back),
         "The numbers are dealt out to the heads in turn. A head should get d numbers that are "
         "neighbours.": several(split=[interleaved], join=[join_heads, interleaved_back]),
+        "In the end the numbers of the heads take turns. The d numbers of one head should stay next to each "
+        "other.": layer(join=interleaved_back),
+        "Each head gets a slice of x. It should get all D numbers; what is cut are the queries, keys and "
+        "values.": slices_of_x,
         "n_heads is used as the length of a head. It is how many there are.": several(
             split=[lambda x, d: split_heads(x, x.size(-1) // d)], root=["H", "d"]
         ),
@@ -950,10 +1178,10 @@ MULTI_HEAD = Exercise(
         "are.": lambda case, got, expected: case[0].size(1) == 1,
         "It is right where H · d is D, and wrong here, where it is not. Where does it use D instead of H · "
         "d?": lambda case, got, expected: case[1].size(0) != case[0].size(-1),
-        "The first token is wrong already. It sees only itself, so its output is its value, times "
-        "w_o.": lambda case, got, expected: not torch.allclose(got[:, 0], expected[:, 0], atol=1e-4),
         "It is right with one head. With several something is wrong: how they are cut, or how they are "
         "joined.": lambda case, got, expected: case[5] > 1,
+        "The first token is wrong already. It sees only itself, so its output is its value, times "
+        "w_o.": lambda case, got, expected: not torch.allclose(got[:, 0], expected[:, 0], atol=1e-4),
         "The first token is right and later ones are not. Look at the scores, the mask and the "
         "softmax.": lambda case, got, expected: torch.allclose(got[:, 0], expected[:, 0], atol=1e-4),
     },
@@ -991,9 +1219,9 @@ def bools(*rows):
 
 
 def drawn_batch(draw, B, S, T):
-    """Texts of which the first is all real, the second padded at its start and the third at its end."""
+    """Texts of which the first is padded at its start, the second at its end, and the third is all real."""
     real = draw.normal(B, S) > -0.5
-    real[0], real[1, 0], real[1, -1], real[2, -1], real[2, 0] = True, False, True, False, True
+    real[0, 0], real[0, -1], real[1, -1], real[1, 0], real[2] = False, True, False, True, True
     return real, T
 
 
@@ -1007,7 +1235,7 @@ BATCH_MASK = Exercise(
         (bools([1, 0]), 2),
         (bools([0, 1]), 2),
         (bools([0, 1, 1, 1]), 2),
-        (bools([1, 1, 1], [0, 1, 1]), 3),
+        (bools([0, 1, 1], [1, 1, 0]), 3),
         drawn_batch(draw, 3, 6, 4),
         drawn_batch(draw, 4, 5, 5),
         drawn_batch(draw, 3, 7, 3),
@@ -1021,6 +1249,14 @@ BATCH_MASK = Exercise(
         ),
         "The first query stands at the first key. The queries are the last T positions, so the last one "
         "stands at the last key.": lambda real, T: causal(real, T, 0) & keys_of(real),
+        "Query i is taken to stand at position T + i. The queries are the last T of S positions, so it "
+        "stands at S - T + i.": lambda real, T: causal(real, T, T) & keys_of(real),
+        "All texts get the mask of one of them. Each should have its own.": [
+            lambda real, T: spread(causal(real, T) & keys_of(real[:1]), real, T),
+            lambda real, T: spread(causal(real, T) & keys_of(real[-1:]), real, T),
+        ],
+        "A position counts as real when any text has a token there. Each text should have its own "
+        "padding.": lambda real, T: spread(causal(real, T) & keys_of(real.any(dim=0, keepdim=True)), real, T),
         "A query does not see its own position.": lambda real, T: (
             causal(real, T, real.size(1) - T - 1) & keys_of(real)
         ),

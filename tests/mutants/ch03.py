@@ -3,7 +3,7 @@
 VARIANTS = {
     "3.1": """def average_of_the_past(x):
     T = x.size(0)
-    weights = torch.ones(T, T, device=x.device).tril()
+    weights = torch.ones(T, T, dtype=x.dtype, device=x.device).tril()
     weights = weights / weights.sum(dim=1, keepdim=True)
     return weights @ x
 """,
@@ -120,6 +120,25 @@ MUTANTS = {
         ("Row 0 should stay as it is", "return torch.stack(rows)", "return torch.stack(rows).flip(0)"),
         ("last row should be the mean", ".mean(dim=0)", ".median(dim=0).values"),
         ("stops with an error", ".mean(dim=0)", ".mean(dim=2)"),
+        (
+            "means already",
+            """def average_of_the_past(x):
+    out = x.clone()
+    for t in range(len(x)):
+        out[t] = out[: t + 1].mean(dim=0)
+    return out
+""",
+        ),
+        (
+            "dtype float64",
+            """def average_of_the_past(x):
+    out = torch.zeros(x.shape)
+    for t in range(len(x)):
+        out[t] = x[: t + 1].mean(0)
+    return out
+""",
+        ),
+        ("dtype float64", ".mean(dim=0)", ".float().mean(dim=0)"),
     ],
     "3.2": [
         ("overflow: exp", "(x - x.amax(dim=dim, keepdim=True)).exp()", "x.exp()"),
@@ -180,11 +199,32 @@ MUTANTS = {
     exponentials = (""",
         ),
         (
-            "float64",
+            "got float64",
             "exponentials = (x -",
             """x = x.double()
     exponentials = (x -""",
         ),
+        (
+            "dtype float64, got",
+            "exponentials = (x -",
+            """x = x.float()
+    exponentials = (x -""",
+        ),
+        (
+            "works along dimension 1",
+            "exponentials = (x -",
+            """if dim == -1:
+        dim = 1
+    exponentials = (x -""",
+        ),
+        (
+            "Rows and columns get mixed up",
+            """def softmax(x, dim):
+    e = torch.exp(x - x.max(dim).values.unsqueeze(-1))
+    return e / e.sum(dim)[..., None]
+""",
+        ),
+        ("all 0, or one is infinite", "x.amax(dim=dim, keepdim=True)", "1000"),
     ],
     "3.3": [
         ("diagonal should be True", ".tril()", ".tril(-1)"),
@@ -330,6 +370,40 @@ MUTANTS = {
             "sum(weights[j] * v[j] for j in range(i + 1)).sum()",
         ),
         ("Expected a tensor", "torch.stack(rows)", "rows"),
+        (
+            "sum of no terms",
+            """def attention_by_loops(q, k, v):
+    rows = []
+    for i in range(len(q)):
+        e = [math.exp(q[i] @ k[j] / q.size(1) ** 0.5) for j in range(i)]
+        rows.append(sum(e[j] / sum(e) * v[j] for j in range(i)))
+    return torch.stack(rows)
+""",
+        ),
+        ("scores themselves serve", "math.exp(score) for", "score for"),
+        (
+            "not added up",
+            """def attention_by_loops(q, k, v):
+    T, d = q.shape
+    rows = []
+    for i in range(T):
+        e = [(q[i] * k[j] / math.sqrt(d)).exp() for j in range(i + 1)]
+        rows.append(sum(e[j] / sum(e) * v[j] for j in range(i + 1)))
+    return torch.stack(rows)
+""",
+        ),
+        (
+            "dtype float64",
+            """def attention_by_loops(q, k, v):
+    T, d = q.shape
+    out = torch.zeros(T, d, device=q.device)
+    for i in range(T):
+        weights = torch.softmax(torch.stack([q[i] @ k[j] for j in range(i + 1)]) / d**0.5, 0)
+        for j in range(i + 1):
+            out[i] += weights[j] * v[j]
+    return out
+""",
+        ),
     ],
     "3.5": [
         (
@@ -446,6 +520,122 @@ MUTANTS = {
             "return weights @ v.abs().sqrt(), weights",
         ),
         ("Expected a tuple", "return weights @ v, weights", "return weights @ v"),
+        (
+            "row that may see nothing is NaN",
+            """def scaled_dot_product_attention(q, k, v, mask=None):
+    s = q @ k.mT / q.shape[-1] ** 0.5
+    if mask is not None:
+        s = s.masked_fill(~mask, -math.inf)
+    w = s.softmax(-1)
+    if w.isnan().all():
+        w = torch.zeros_like(w)
+    return w @ v, w
+""",
+        ),
+        (
+            "row that may see nothing is NaN",
+            """def scaled_dot_product_attention(q, k, v, mask=None):
+    s = q @ k.mT / q.shape[-1] ** 0.5
+    if mask is not None and not mask.any():
+        return torch.zeros_like(s) @ v, torch.zeros_like(s)
+    if mask is not None:
+        s = s.masked_fill(~mask, -math.inf)
+    w = s.softmax(-1)
+    return w @ v, w
+""",
+        ),
+        (
+            "row that may see nothing is NaN",
+            """def scaled_dot_product_attention(q, k, v, mask=None):
+    s = q @ k.mT / q.shape[-1] ** 0.5
+    if mask is not None:
+        s = s.masked_fill(~mask, -math.inf)
+    w = s.softmax(-1)
+    if mask is not None and not mask[..., 0, :].any():
+        w[..., 0, :] = 0
+    return w @ v, w
+""",
+        ),
+        (
+            "row that may see nothing is NaN",
+            """def scaled_dot_product_attention(q, k, v, mask=None):
+    s = q @ k.mT / q.shape[-1] ** 0.5
+    mask = torch.ones_like(s).bool() if mask is None else mask
+    w = s.masked_fill(~mask, -math.inf).softmax(-1)
+    w = torch.where(mask.any(-2, keepdim=True), w, 0.0)
+    return w @ v, w
+""",
+        ),
+        (
+            "Equal scores give equal weights",
+            """def scaled_dot_product_attention(q, k, v, mask=None):
+    s = q @ k.mT / q.shape[-1] ** 0.5
+    if mask is not None:
+        s = s.masked_fill(~mask, -1e9)
+    w = s.softmax(-1)
+    if mask is not None:
+        w = torch.where(w.amax(-1, keepdim=True) == w.amin(-1, keepdim=True), 0.0, w)
+    return w @ v, w
+""",
+        ),
+        ("is not low enough", "torch.finfo(scores.dtype).min", "-50"),
+        (
+            "exponentials overflow",
+            """def scaled_dot_product_attention(q, k, v, mask=None):
+    e = (q @ k.mT / q.shape[-1] ** 0.5).exp()
+    if mask is not None:
+        e = e * mask
+    total = e.sum(-1, keepdim=True)
+    w = torch.where(total > 0, e / total, 0.0)
+    return w @ v, w
+""",
+        ),
+        (
+            "smaller by a fixed number",
+            "scores.masked_fill(~mask, torch.finfo(scores.dtype).min)",
+            "scores - 100 * (~mask)",
+        ),
+        (
+            "smaller by a fixed number",
+            "scores.masked_fill(~mask, torch.finfo(scores.dtype).min)",
+            "scores + torch.zeros(mask.shape).masked_fill(~mask, -1000)",
+        ),
+        (
+            "exponentials overflow",
+            """def scaled_dot_product_attention(q, k, v, mask=None):
+    e = (q @ k.mT / q.shape[-1] ** 0.5).exp()
+    if mask is not None:
+        e = torch.where(mask, e, 0)
+    w = (e / e.sum(-1, keepdim=True)).nan_to_num()
+    return w @ v, w
+""",
+        ),
+        (
+            "nothing is left to divide",
+            """def scaled_dot_product_attention(q, k, v, mask=None):
+    w = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1)
+    if mask is not None:
+        w = w * mask
+        total = w.sum(-1, keepdim=True)
+        w = torch.where(total > 0, w / total, 0.0)
+    return w @ v, w
+""",
+        ),
+        ("These are the scores", "return weights @ v, weights", "return weights @ v, scores"),
+        (
+            "0, as the output is",
+            """def scaled_dot_product_attention(q, k, v, mask=None):
+    s = q @ k.mT / q.shape[-1] ** 0.5
+    w = (s if mask is None else s.masked_fill(~mask, -math.inf)).softmax(-1)
+    return (w @ v).nan_to_num(0.0), w
+""",
+        ),
+        ("root of another size", "math.sqrt(q.size(-1))", "math.sqrt(v.size(-1))"),
+        (
+            "although the mask allows it",
+            "weights = weights.masked_fill(~mask, 0.0)",
+            "weights = weights.masked_fill(~mask | (weights < 0.6), 0.0)",
+        ),
         ("stops with an error", "k.transpose(-2, -1)", "k.transpose(0, 1)"),
     ],
     "3.6": [
@@ -503,6 +693,16 @@ def join_heads(x):
             "join_heads has other numbers",
             "x.transpose(1, 2).flatten(-2)",
             "x[:, :1].transpose(1, 2).repeat(1, 1, x.size(1), 1).flatten(-2)",
+        ),
+        (
+            "dtype float64",
+            """def split_heads(x, head_dim):
+    return x.float().unflatten(-1, (-1, head_dim)).transpose(1, 2)
+
+
+def join_heads(x):
+    return x.float().transpose(1, 2).flatten(-2)
+""",
         ),
         ("join_heads(heads): ", "x.transpose(1, 2).flatten(-2)", "x.flip(1).transpose(1, 2).flatten(-2)"),
     ],
@@ -584,7 +784,7 @@ def join_heads(x):
     v = v.roll(0, 1)""",
         ),
         (
-            "its value should come out",
+            "values come from other heads",
             "v = v.repeat_interleave(queries_per_key, dim=1)",
             "v = v.flip(1).repeat_interleave(queries_per_key, dim=1)",
         ),
@@ -597,6 +797,23 @@ def join_heads(x):
             "stops with an error",
             "    k = k.repeat_interleave(queries_per_key, dim=1)",
             "    k = k.repeat_interleave(queries_per_key, dim=2)",
+        ),
+        (
+            "all others the last one",
+            """def grouped_attention(q, k, v):
+    heads = []
+    for h in range(q.size(1)):
+        g = min(h, k.size(1) - 1)
+        heads.append(F.scaled_dot_product_attention(q[:, h], k[:, g], v[:, g]))
+    return torch.stack(heads, dim=1)
+""",
+        ),
+        ("repeated Hkv times", "q.size(1) // k.size(1)", "k.size(1)"),
+        ("repeated twice", "q.size(1) // k.size(1)", "2"),
+        (
+            "its value should come out",
+            "return F.scaled_dot_product_attention(q, k, v)",
+            "return (q @ k.mT / q.size(-1) ** 0.5).softmax(1) @ v",
         ),
     ],
     "3.8": [
@@ -653,6 +870,23 @@ def join_heads(x):
         ("more than `window` keys", "distance < window", "distance < window + 2"),
         ("fewer keys than it may", "distance < window", "distance < window) & (distance % 2 == 0"),
         ("may see a key after it", "(distance >= 0)", "(distance >= -1)"),
+        (
+            "diagonal that cuts off",
+            """def sliding_window_mask(T, window):
+    return torch.ones(T, T).bool().tril().triu(window - 1)
+""",
+        ),
+        ("No key is seen at all", "(distance >= 0)", "(distance <= -window)"),
+        (
+            "counts from the end",
+            """def sliding_window_mask(T, window):
+    mask = torch.zeros(T, T, dtype=torch.bool)
+    for i in range(T):
+        for w in range(window):
+            mask[i, i - w] = True
+    return mask
+""",
+        ),
     ],
     "3.9": [
         (
@@ -749,7 +983,41 @@ def join_heads(x):
         ),
         ("queries serve as keys", "x @ w_k.T", "x @ w_q.T"),
         ("keys serve as values", "x @ w_v.T", "x @ w_k.T"),
-        ("first token is wrong already", ".tril()", ".tril(1)"),
+        ("right after it", ".tril()", ".tril(1)"),
+        ("first token is wrong already", ".tril()", ".tril().flip(0)"),
+        (
+            "nothing is left to divide",
+            "torch.softmax(scores.masked_fill(~allowed, -math.inf), dim=-1)",
+            "torch.softmax(scores, dim=-1) * allowed"
+            " / (torch.softmax(scores, dim=-1) * allowed).sum(-1, keepdim=True)",
+        ),
+        ("is not low enough", "-math.inf", "-50"),
+        ("is not low enough", "-math.inf", "-10"),
+        (
+            "very low ones all 0",
+            "torch.softmax(scores.masked_fill(~allowed, -math.inf), dim=-1)",
+            "scores.exp() * allowed / (scores.exp() * allowed).sum(-1, keepdim=True)",
+        ),
+        (
+            "numbers of the heads take turns",
+            "(weights @ v).transpose(1, 2)",
+            "(weights @ v).permute(0, 2, 3, 1)",
+        ),
+        ("over the heads", "dim=-1", "dim=1"),
+        ("lie on their side", "weights @ v", "weights.mT @ v"),
+        (
+            "slice of x",
+            """def multi_head_attention(x, w_q, w_k, w_v, w_o, n_heads):
+    d = x.size(-1) // n_heads
+    out = []
+    for h in range(n_heads):
+        own = slice(h * d, (h + 1) * d)
+        q, k, v = (x[..., own] @ w[own, own].T for w in (w_q, w_k, w_v))
+        out.append(F.scaled_dot_product_attention(q, k, v, is_causal=True))
+    return torch.cat(out, dim=-1) @ w_o.T
+""",
+        ),
+        ("right with one head", ".transpose(1, 2).flatten(-2)", ".flip(1).transpose(1, 2).flatten(-2)"),
         ("right with one head", "dim=-1)  #", "dim=-1).mean(1, keepdim=True)  #"),
         ("first token is right and later", ".tril()", ".tril().triu(-1)"),
         ("where it is not", "math.sqrt(d)", "math.sqrt(D // n_heads)"),
@@ -803,5 +1071,21 @@ def join_heads(x):
             "return causal & real[:, None, None]",
             "return causal & real[:, None, None] & (keys > 0)",
         ),
+        (
+            "mask of one of them",
+            "return causal & real[:, None, None]",
+            "return (causal & real[0]).expand(real.size(0), 1, T, S)",
+        ),
+        (
+            "mask of one of them",
+            "return causal & real[:, None, None]",
+            "return (causal & real[-1:])[None].repeat(real.size(0), 1, 1, 1)",
+        ),
+        (
+            "when any text has a token",
+            "return causal & real[:, None, None]",
+            "return (causal & real.any(0)).expand(real.size(0), 1, T, S)",
+        ),
+        ("stand at position T + i", "keys[S - T :]", "torch.arange(T, 2 * T)"),
     ],
 }
