@@ -54,6 +54,14 @@ def extended(text, ids):
     return [ids.setdefault(character, len(ids)) for character in text]
 
 
+def words_numbered(text):
+    return numbered(sorted(set(text.split())))
+
+
+def words_encoded(text, ids):
+    return [ids.get(word, len(ids)) for word in text.split()]
+
+
 CHARACTERS = Exercise(
     right=(vocabulary, encode),
     run=run_characters,
@@ -63,6 +71,9 @@ CHARACTERS = Exercise(
         character_case("ab", "ac"),
         character_case("ab", "cdc"),
         character_case("", ""),
+        character_case("", "a"),
+        character_case(" b\n", "b "),
+        character_case("aB", "Ba"),
         character_case("aéB 🐚", "é🐚?"),
         character_case("qxhdzvmwbk", "kbz"),
         character_case(letters(draw, "hgfedcba ", 20, 30), letters(draw, "abcdexyz", 9, 15)),
@@ -73,6 +84,36 @@ CHARACTERS = Exercise(
         "the characters.": (
             lambda text: numbered(dict.fromkeys(text)),
             encode,
+        ),
+        "Ids go by how often a character occurs; they should go by the sorted order of the characters.": (
+            lambda text: numbered(character for character, _ in Counter(text).most_common()),
+            encode,
+        ),
+        "Capital letters are sorted in among the small ones; sorted by itself puts them in the order that "
+        "is asked for.": [
+            (lambda text, key=key: numbered(sorted(set(text), key=key)), encode)
+            for key in (str.lower, lambda character: (character.lower(), character))
+        ],
+        "The dict says how often each character occurs; number the characters.": (
+            lambda text: dict(Counter(text)),
+            encode,
+        ),
+        "It takes words; it should take single characters.": [
+            (vocabulary_of, encode_with)
+            for vocabulary_of, encode_with in (
+                (words_numbered, words_encoded),
+                (words_numbered, encode),
+                (vocabulary, words_encoded),
+            )
+        ],
+        "White space at the ends of a text is lost; it is made of characters too.": [
+            (lambda text: vocabulary(text.strip()), lambda text, ids: encode(text.strip(), ids)),
+            (lambda text: vocabulary(text.strip()), encode),
+            (vocabulary, lambda text, ids: encode(text.strip(), ids)),
+        ],
+        "The id 0 counts as False in a condition, so the first character is taken for unknown.": (
+            vocabulary,
+            lambda text, ids: [ids.get(character) or len(ids) for character in text],
         ),
         "A set has no order, so the ids are in none; sort the characters before they are numbered.": [
             (lambda text: numbered(set(text)), encode),
@@ -130,6 +171,10 @@ CHARACTERS = Exercise(
         "The vocabulary should have each character of the "
         "text once, and no others.": lambda case, got, expected: set(got["vocabulary(text)"]) != set(case[0]),
     },
+    errors={
+        "The dict may be empty, and then there is no largest id; what is unknown becomes len(ids), "
+        "here 0.": lambda case, error: isinstance(error, ValueError) and case[1] and not case[2],
+    },
 )
 
 
@@ -159,6 +204,9 @@ BYTES = Exercise(
         ("数",),
         ("🐚",),
         ("",),
+        (" ",),
+        ("aa",),
+        ("a b",),
         ("\x7f",),
         ("\x80",),
         ("\u07ff",),
@@ -212,6 +260,16 @@ BYTES = Exercise(
         "Only the last character is counted; add up those of the whole text.": lambda text: count_bytes(
             text[-1:]
         ),
+        "It gives the bytes of the longest character; add up those of the whole text.": lambda text: max(
+            map(count_bytes, text), default=0
+        ),
+        "A character that comes twice is counted once; add up all of them.": lambda text: sum(
+            map(count_bytes, set(text))
+        ),
+        "White space is left out; a space is a character too.": [
+            lambda text: count_bytes("".join(text.split())),
+            lambda text: count_bytes(text.strip()),
+        ],
         "It counts as UTF-16 does, two bytes or four a character.": lambda text: len(
             text.encode("utf-16-le")
         ),
@@ -303,7 +361,7 @@ PAIRS = Exercise(
         "A pair that comes twice in a word is counted once; every place counts.": lambda words: count_pairs(
             words, pairs=lambda word: set(zip(word, word[1:]))
         ),
-        "The count of the last word replaces those before it; add them up.": not_added,
+        "A count replaces those before it, of the same word or of another; add them up.": not_added,
         "Pairs that overlap are counted once; in aaa both pairs count.": lambda words: count_pairs(
             words, pairs=apart_pairs
         ),
@@ -323,6 +381,19 @@ PAIRS = Exercise(
         ),
         "The key is the two tokens joined; it should be the tuple (left, right), since ab c and a bc "
         "are different pairs.": (lambda words: count_pairs(words, key=lambda pair: pair[0] + pair[1])),
+        "The two tokens have changed places; the key should be (left, right).": lambda words: count_pairs(
+            words, key=lambda pair: pair[::-1]
+        ),
+        "Pairs that occur seldom are left out; each pair of the words should be there, also one that "
+        "occurs once.": [
+            lambda words, least=least: {
+                pair: count for pair, count in count_pairs(words).items() if count >= least
+            }
+            for least in (2, 3)
+        ],
+        "The first pair of each word is missing.": lambda words: count_pairs(
+            words, pairs=lambda word: zip(word[1:], word[2:])
+        ),
         "The last pair of each word is missing.": lambda words: count_pairs(
             words, pairs=lambda word: zip(word, word[1:-1])
         ),
@@ -345,6 +416,8 @@ PAIRS = Exercise(
         ),
     },
     signs={
+        "The tokens of a pair are str; keep them bytes, since a token may be half a "
+        "character.": lambda case, got, expected: any(isinstance(half, str) for pair in got for half in pair),
         "There is a pair that stands in none of the words.": lambda case, got, expected: (
             not set(got) <= set(expected)
         ),
@@ -436,6 +509,28 @@ def shortened_later(tokens, pair):
     return tokens
 
 
+def ends_count(tokens, pair):
+    """What a token ends with is taken for a token, so that aaa becomes one: aaa."""
+    merged = []
+    for token in tokens:
+        if merged and merged[-1].endswith(pair[0]) and token == pair[1]:
+            merged[-1] += token
+        else:
+            merged.append(token)
+    return merged
+
+
+def run_merge(answer, tokens, pair):
+    """Whether the list is a new one is asked for the pair (x, y) only, which stands nowhere."""
+    merged = answer(tokens, pair)
+    return "the list that was passed in" if merged is tokens and pair == (b"x", b"y") else merged
+
+
+def the_same_list(nothing_to_do):
+    """A wrong answer that hands back its argument where there is nothing to do."""
+    return lambda tokens, pair: tokens if nothing_to_do(tokens, pair) else merge_pair(tokens, pair)
+
+
 def when(fits):
     """Two wrong answers: the tokens that are there become one, or the pair's bytes take their place."""
     return [
@@ -458,6 +553,7 @@ def drawn_merge(draw, low, high):
 
 MERGE = Exercise(
     right=merge_pair,
+    run=run_merge,
     cases=lambda draw: [
         (split("a b"), (b"a", b"b")),
         (split("b a"), (b"a", b"b")),
@@ -472,6 +568,9 @@ MERGE = Exercise(
         ([b" a", b"b c"], (b" a", b"b c")),
         (split("a"), (b"a", b"a")),
         ([], (b"a", b"b")),
+        ([], (b"x", b"y")),
+        (split("a"), (b"x", b"y")),
+        (split("a b"), (b"x", b"y")),
         (split("ab c ab c ab"), (b"ab", b"c")),
         (split("a b b a b a b"), (b"a", b"b")),
         drawn_merge(draw, 8, 12),
@@ -515,7 +614,17 @@ MERGE = Exercise(
         "The result is all the bytes in one; it should be the list of tokens.": lambda tokens, pair: b"".join(
             tokens
         ),
-        "Nothing is merged.": lambda tokens, pair: list(tokens),
+        "Nothing is merged.": [lambda tokens, pair: list(tokens), lambda tokens, pair: tokens],
+        "With nothing to merge it returns the very list that was passed in; return a new one, or a "
+        "change to the one changes the other.": [
+            the_same_list(lambda tokens, pair: pair not in zip(tokens, tokens[1:])),
+            the_same_list(lambda tokens, pair: len(tokens) < 2),
+            the_same_list(lambda tokens, pair: not tokens),
+        ],
+        "The halves have changed places in the new token; it should be left + right.": (
+            lambda tokens, pair: merge_pair(tokens, pair, made=pair[1] + pair[0])
+        ),
+        "What a token ends with is taken for a token; compare whole tokens.": ends_count,
     },
     signs={
         "Bytes are lost or added: joined, the tokens should "
@@ -528,6 +637,21 @@ MERGE = Exercise(
 
 
 # ---------------------------------------------------------------- 1.5
+
+
+def single_bytes(word):
+    return [bytes([byte]) for byte in word]
+
+
+def characters(word):
+    return [character.encode() for character in word.decode("utf-8", "replace")]
+
+
+def learned(word_counts, n_merges):
+    try:
+        return learn_merges(word_counts, n_merges)
+    except ValueError:
+        raise ValueError("no pair is left") from None
 
 
 def by_rule(counts):
@@ -543,9 +667,10 @@ def trained(
     pairs=None,
     least=1,
     refuse=True,
+    start=single_bytes,
 ):
     """`learn_merges`, with a place for each mistake."""
-    words = [([bytes([byte]) for byte in word], count) for word, count in word_counts.items()]
+    words = [(start(word), count) for word, count in word_counts.items()]
     pairs, merges = pairs or (lambda word: zip(word, word[1:])), []
     while len(merges) < n_merges:
         counts = Counter()
@@ -562,15 +687,15 @@ def trained(
     return merges
 
 
-def updated(word_counts, n_merges, choose=by_rule, subtract=True, every=False):
+def updated(word_counts, n_merges, choose=by_rule, subtract=True, every=False, least=1):
     """`learn_merges` with counts that are kept up to date, for the words that change or for all."""
-    words = [([bytes([byte]) for byte in word], count) for word, count in word_counts.items()]
+    words = [(single_bytes(word), count) for word, count in word_counts.items()]
     counts, merges = Counter(), []
     for word, count in words:
         for pair in zip(word, word[1:]):
             counts[pair] += count
     while len(merges) < n_merges:
-        left = {pair: count for pair, count in counts.items() if count}
+        left = {pair: count for pair, count in counts.items() if count >= least}
         if not left:
             raise ValueError
         merges.append(best := choose(left))
@@ -587,6 +712,18 @@ def updated(word_counts, n_merges, choose=by_rule, subtract=True, every=False):
 
 def joined_words(word_counts, n_merges, times=lambda count: count):
     return trained({b"".join(word * times(count) for word, count in word_counts.items()): 1}, n_merges)
+
+
+def counted_across(word_counts, n_merges, times=lambda count: count):
+    """Counts across the borders of words, and merges inside of them."""
+    words, merges = [(single_bytes(word), count) for word, count in word_counts.items()], []
+    while len(merges) < n_merges:
+        row = [token for word, count in words for token in word * times(count)]
+        if len(row) < 2:
+            raise ValueError
+        merges.append(best := by_rule(Counter(zip(row, row[1:]))))
+        words = [(merge_pair(word, best), count) for word, count in words]
+    return merges
 
 
 def stale(word_counts, n_merges):
@@ -609,6 +746,10 @@ def other_error(word_counts, n_merges):
     return merges if len(merges) == n_merges else merges[n_merges]
 
 
+def last_counted(counts):
+    return max(reversed(list(counts)), key=counts.get)
+
+
 def tied(case, got, expected):
     counts = count_pairs({tuple(single_bytes(word)): count for word, count in case[0].items()})
     return got[0] != expected[0] and counts[got[0]] == counts[expected[0]]
@@ -619,7 +760,7 @@ def drawn_counts(draw, n, alphabet, low, high):
 
 
 TRAINER = Exercise(
-    right=lambda word_counts, n_merges: learn_merges(word_counts, n_merges),
+    right=learned,
     steps=400_000,
     refuses=(ValueError,),
     cases=lambda draw: [
@@ -635,6 +776,8 @@ TRAINER = Exercise(
         ({b"ab": 1}, 2),
         ({b"a": 2, b"b": 3}, 1),
         ({}, 1),
+        ({"aé".encode(): 2}, 1),
+        ({b" the": 3, b" to": 2}, 1),
         ({b"aaaaa": 2}, 3),
         ({b"ab" * 5: 2, b"bc": 9, b"cde": 8}, 4),
         ({b"bc": 19, b"ab": 8, b"abc": 2, b"aba": 2}, 3),
@@ -645,6 +788,10 @@ TRAINER = Exercise(
         "A tie goes to the pair that was counted first; it should go to the pair that sorts last.": [
             lambda words, n: trained(words, n, choose=lambda counts: max(counts, key=counts.get)),
             lambda words, n: updated(words, n, choose=lambda counts: max(counts, key=counts.get)),
+        ],
+        "A tie goes to the pair that was counted last; it should go to the pair that sorts last.": [
+            lambda words, n: trained(words, n, choose=last_counted),
+            lambda words, n: updated(words, n, choose=last_counted),
         ],
         "A tie goes to the pair that sorts first; it should go "
         "to the one that sorts last.": lambda words, n: trained(
@@ -680,7 +827,25 @@ TRAINER = Exercise(
         "Pairs cross from one word into the next; count and merge inside of each word.": [
             joined_words,
             lambda words, n: joined_words(words, n, lambda count: 1),
+            counted_across,
+            lambda words, n: counted_across(words, n, lambda count: 1),
         ],
+        "It begins with characters; at the start each byte is a token, and an é has two of them.": (
+            lambda words, n: trained(words, n, start=characters)
+        ),
+        "A space is taken for a border; a word may hold spaces, and they are merged like other bytes.": [
+            lambda words, n: trained(
+                words, n, pairs=lambda word: (pair for pair in zip(word, word[1:]) if b" " not in pair)
+            ),
+            lambda words, n: trained(words, n, start=lambda word: single_bytes(word.strip())),
+        ],
+        "A token is used twice: after a merge, go on behind both of its halves.": [
+            lambda words, n: trained(words, n, merge=right_half_stays),
+            lambda words, n: trained(words, n, merge=merge_overlapping),
+        ],
+        "A pair whose count has fallen to 0 is still chosen; it stands nowhere any more.": (
+            lambda words, n: updated(words, n, least=0)
+        ),
         "All merges come from one count of the untouched bytes; merge after each choice, and count "
         "again.": stale,
         "The pairs that a merge breaks up stay in the counts; count the words as they are after each "
@@ -704,12 +869,13 @@ TRAINER = Exercise(
             words, n, merge=last_is_lost
         ),
         "It returns the new tokens; it should return the pairs "
-        "(left, right) that make them.": lambda words, n: [
-            left + right for left, right in learn_merges(words, n)
-        ],
+        "(left, right) that make them.": lambda words, n: [left + right for left, right in learned(words, n)],
         "It learns one merge more than n_merges.": lambda words, n: trained(words, n + 1),
     },
     signs={
+        "A merge is a list; make each a tuple (left, right).": lambda case, got, expected: any(
+            isinstance(pair, list) for pair in got
+        ),
         "Bytes are given as numbers; a token is bytes, "
         "so take bytes([number]).": lambda case, got, expected: any(
             isinstance(half, int) for pair in got for half in pair
@@ -742,10 +908,6 @@ def by_rank(word, ranks):
     return [spelling[character] for character in merge_by_rank(word.decode("latin-1"), table)]
 
 
-def single_bytes(word):
-    return [bytes([byte]) for byte in word]
-
-
 def greedy(word, ranks):
     parts = []
     for byte in single_bytes(word):
@@ -764,9 +926,9 @@ def greedy_back(word, ranks):
     return parts
 
 
-def repeated(word, ranks, choose, merge=merge_pair, rounds=None):
+def repeated(word, ranks, choose, merge=merge_pair, rounds=None, start=single_bytes):
     """Merge the chosen pair until none is left."""
-    parts = single_bytes(word)
+    parts = start(word)
     while rounds != 0 and (known := [pair for pair in zip(parts, parts[1:]) if pair in ranks]):
         pair = choose(known)
         if pair is None:
@@ -777,6 +939,25 @@ def repeated(word, ranks, choose, merge=merge_pair, rounds=None):
 
 def lowest(word, ranks, **options):
     return repeated(word, ranks, lambda known: min(known, key=ranks.get), **options)
+
+
+def round_by_round(word, ranks):
+    parts = single_bytes(word)
+    while known := [pair for pair in zip(parts, parts[1:]) if pair in ranks]:
+        for pair in sorted(known, key=ranks.get):
+            parts = merge_pair(parts, pair)
+    return parts
+
+
+def below(word, ranks, limit):
+    """Ranks are compared with a number that stands for none."""
+    parts = single_bytes(word)
+    while len(parts) > 1:
+        best = min(zip(parts, parts[1:]), key=lambda pair: ranks.get(pair, limit))
+        if best not in ranks:
+            break
+        parts = merge_pair(parts, best)
+    return parts
 
 
 def without_end(word, ranks, default):
@@ -840,7 +1021,10 @@ RANKS = Exercise(
         (b"", rank_table("a b")),
         (b"b", rank_table("a b")),
         (b"ba", {}),
-        ("é".encode() * 2, {(b"\xc3", b"\xa9"): 7}),
+        (b"abcd", rank_table("a b", "ab c", "c d")),
+        (b"cab", rank_table("b c", "a b", "c a")),
+        ("é".encode(), rank_table("a b")),
+        ("é".encode() * 2, {(b"\xc3", b"\xa9"): 300_000}),
         drawn_ranks(draw, 8),
         drawn_ranks(draw, 11),
     ],
@@ -857,8 +1041,20 @@ RANKS = Exercise(
         ],
         "It takes the merges in the order of the dictionary; take "
         "them in the order of their ranks.": lambda word, ranks: replayed(word, ranks),
-        "It takes the merges in the order of their spelling; take "
-        "them in the order of their ranks.": lambda word, ranks: replayed(word, sorted(ranks)),
+        "It takes the merges in the order of their spelling; take them in the order of their ranks.": [
+            lambda word, ranks: replayed(word, sorted(ranks)),
+            lambda word, ranks: repeated(word, ranks, min),
+        ],
+        "It makes all merges that it finds in one round; ask again after each merge, since a new pair may "
+        "have a lower rank.": round_by_round,
+        "A rank is greater than the number that stands for none; ask whether the pair is in ranks, or "
+        "take an infinite one.": [
+            lambda word, ranks: below(word, ranks, 50_000),
+            lambda word, ranks: below(word, ranks, len(ranks)),
+        ],
+        "It begins with characters; at the start each byte is a token, and an é has two of them.": (
+            lambda word, ranks: lowest(word, ranks, start=characters)
+        ),
         "It takes the longest token that fits; tokens are made by "
         "merges, the lowest rank first.": longest_tokens,
         "The merge of rank 0 is never made: 0 counts as False in a condition.": without_zero,
@@ -884,12 +1080,16 @@ RANKS = Exercise(
         "Nothing is merged.": lambda word, ranks: single_bytes(word),
     },
     signs={
+        "A merged pair is put in as a tuple; join its two tokens into one.": lambda case, got, expected: any(
+            isinstance(token, tuple) for token in got
+        ),
         "The tokens should be bytes, also those of a single byte.": lambda case, got, expected: any(
             not isinstance(token, bytes) for token in got
         ),
         "Bytes are lost or added: joined, the tokens should give the word.": lambda case, got, expected: (
             b"".join(got) != case[0]
         ),
+        "There is an empty token; an empty word has no tokens.": lambda case, got, expected: b"" in got,
         "Two neighbours still have a rank; go on until no pair has one.": lambda case, got, expected: any(
             pair in case[1] for pair in zip(got, got[1:])
         ),
@@ -1050,6 +1250,49 @@ def strict_front(chunks):
     return [*texts, held.decode("utf-8", "replace")]
 
 
+def length_by_table(byte):
+    """How long a character is that begins with a byte; 0 for a byte that begins none."""
+    rows = (0, 0x7F, 1), (0xC2, 0xDF, 2), (0xE0, 0xEF, 3), (0xF0, 0xF4, 4)
+    return next((n for low, high, n in rows if low <= byte <= high), 0)
+
+
+def waiting(
+    chunks, length=length_by_table, back=3, add=lambda held, chunk: held + chunk, cut=None, last=None
+):
+    """Walks back to where the last character begins; the other arguments are for the wrong answers."""
+    texts, held = [], b""
+    for chunk in chunks:
+        held, n = add(held, chunk), 0
+        for step, byte in enumerate(reversed(held[-back:]), 1):
+            if not 0x80 <= byte <= 0xBF:
+                n = step if length(byte) > step else 0
+                break
+        text, held = cut(held, n) if cut else (held[: len(held) - n], held[len(held) - n :])
+        texts.append(text.decode("utf-8", "replace"))
+    return [*texts, last(held) if last else held.decode("utf-8", "replace")]
+
+
+def in_another_row(low, high, n):
+    """Takes characters that begin with low to high for n bytes long."""
+    return lambda chunks: waiting(
+        chunks, length=lambda byte: n if low <= byte <= high else length_by_table(byte)
+    )
+
+
+def waiting_for_any(chunks):
+    """Waits for as many bytes as the first byte says, whatever they are."""
+    texts, held, missing = [], b"", 0
+    for chunk in chunks:
+        texts.append("")
+        for byte in chunk:
+            missing = (missing or length_by_table(byte) or 1) - 1
+            held += bytes([byte])
+            if not missing:
+                texts[-1] += held.decode("utf-8", "replace")
+                held = b""
+    return [*texts, held.decode("utf-8", "replace")]
+
+
 def a_chunk_late(chunks):
     texts = whole_characters(chunks)
     return ["", *texts[:-2], "".join(texts[-2:])] if len(texts) > 1 else texts
@@ -1077,7 +1320,15 @@ STREAM = Exercise(
         ([b"\xc3", b"\xa9"],),
         ([b"\xc3"],),
         ([b"a\xc3", b"\xa9b"],),
-        ([b"a", b"b"],),
+        ([b"a ", b"\nb"],),
+        ([b"\xc2", b"\x80"],),
+        ([b"\xdf", b"\xbf"],),
+        ([b"\xe0\xa0", b"\x80"],),
+        ([b"\xef\xbc", b"\x81"],),
+        ([b"\xef\xbf", b"\xbf"],),
+        ([b"\xf0\x90\x80", b"\x80"],),
+        ([b"\xf1\x80\x80", b"\x80"],),
+        ([b"\xf4\x8f\xbf", b"\xbf"],),
         ([b"\xf0\x9f", b"\x90", b"\x9a"],),
         ([b"a\xf0", b"\x9f\x90"],),
         ([b"", b"a", b""],),
@@ -1085,6 +1336,9 @@ STREAM = Exercise(
         (["é".encode(), "数🐚".encode()],),
         ([b"\xe6", b"\x95", b"\xb0\xe6", b"\x95\xb0"],),
         ([b"\xc3", b"a", b"b"],),
+        ([b"\xe2", b"a", b"b"],),
+        ([b"\xf0\x9fa"],),
+        ([b"\xf0", b"a", b"b"],),
         ([b"a\x80", b"b"],),
         (cut_up(draw, letters(draw, "aé数🐚", 6, 9) + "é🐚"),),
         (cut_up(draw, "數" + letters(draw, "bèन🏴", 9, 12) + "🐚", -draw.whole(1, 3)),),
@@ -1113,6 +1367,43 @@ STREAM = Exercise(
             lambda chunks: [b"".join(chunks).decode("utf-8", "replace")],
         ],
         "Every text comes one chunk late.": a_chunk_late,
+        "With nothing to hold back, held[:-0] is empty, since -0 is 0; treat that case by itself.": [
+            lambda chunks: waiting(chunks, cut=lambda held, n: (held[:-n], held[-n:])),
+            lambda chunks: waiting(chunks, cut=lambda held, n: (held[:-n], held[-n:] if n else b"")),
+        ],
+        "What was held back is lost when the next chunk comes; put it in front of the chunk.": (
+            lambda chunks: waiting(chunks, add=lambda held, chunk: chunk)
+        ),
+        "What was held back is put behind the next chunk; put it in front.": lambda chunks: waiting(
+            chunks, add=lambda held, chunk: chunk + held
+        ),
+        "It does not walk back far enough: up to three bytes of a character may be there.": (
+            lambda chunks: waiting(chunks, back=1)
+        ),
+        "It does not wait for the fourth byte of a character; the table goes up to four bytes, and the way "
+        "back up to three.": [in_another_row(0xF0, 0xF4, 3), lambda chunks: waiting(chunks, back=2)],
+        "It does not wait for characters of four bytes.": [in_another_row(0xF0, 0xF4, n) for n in (1, 2)],
+        "A first byte falls into the wrong row of the table; look at both ends of each row.": [
+            in_another_row(low, high, n)
+            for low, high, lengths in (
+                (0xC2, 0xC2, (1,)),
+                (0xDF, 0xDF, (1, 3)),
+                (0xE0, 0xE0, (1, 2)),
+                (0xEF, 0xEF, (1, 2, 4)),
+                (0xF0, 0xF0, (1, 3)),
+                (0xF1, 0xF4, (1, 3)),
+                (0xF4, 0xF4, (1, 3)),
+            )
+            for n in lengths
+        ],
+        "What can never become a character is left out; it should be U+FFFD.": lambda chunks: [
+            *whole_characters(chunks, "ignore")[:-1],
+            whole_characters(chunks)[-1],
+        ],
+        "After a first byte it waits for a number of bytes, whatever they are; one that is not from 0x80 "
+        "to 0xBF ends the waiting.": waiting_for_any,
+        "Every byte that is held back at the end becomes a U+FFFD; decode them together, which gives "
+        "one.": lambda chunks: waiting(chunks, last=lambda held: "\ufffd" * len(held)),
         "What is held back when the chunks end is lost; it should come as U+FFFD at the end.": [
             lambda chunks: [*whole_characters(chunks)[:-1], ""],
             lambda chunks: whole_characters(chunks, "ignore"),
@@ -1145,6 +1436,9 @@ STREAM = Exercise(
     signs={
         "There should be one text for each chunk, and one more.": lambda case, got, expected: (
             len(got) != len(case[0]) + 1
+        ),
+        "Half a character is shown as U+FFFD, though its other half comes.": lambda case, got, expected: (
+            "\ufffd" in "".join(got) and "\ufffd" not in "".join(expected)
         ),
         "Joined, the texts should be what the bytes decode to with errors='replace', and are "
         "something else.": (lambda case, got, expected: "".join(got) != "".join(expected)),
@@ -1240,7 +1534,10 @@ SPECIAL = Exercise(
         ("xabcdx", ["ab", "bcd"]),
         ("abcx", ["bc", "ab", "c"]),
         ("ab", []),
+        ("", []),
         ("", ["<s>"]),
+        ("<s>\n<s>", ["<s>"]),
+        ("a<S>", ["<s>"]),
         ("plain", ["<s>"]),
         ("she<|endoftext|>sea<|endoftext|>", ["<|endoftext|>", "<|padding|>"]),
         drawn_special(draw, 12),
@@ -1280,6 +1577,15 @@ SPECIAL = Exercise(
         ),
         "Every character is a part; text between special tokens stays together.": lambda text, tokens: [
             piece for part in split_special(text, tokens) for piece in ([part] if part in tokens else part)
+        ],
+        "A part of white space alone is left out; it is text too.": lambda text, tokens: [
+            part for part in split_special(text, tokens) if part.strip()
+        ],
+        "Capital and small letters are the same to it; <S> is another text than <s>.": cut_by(
+            longest_first, group="(?i:({}))"
+        ),
+        "The tokens stand in square brackets, which fit any one of the signs in them; use round ones.": [
+            cut_by(order, group="([{}])") for order in (as_given, longest_first)
         ],
         "White space at the ends of the parts is lost.": lambda text, tokens: [
             part.strip() for part in split_special(text, tokens) if part.strip()
@@ -1362,6 +1668,12 @@ RATIO = Exercise(
         ),
         "Only the first text is measured; take all of them.": lambda texts, ids: bytes_per_token(
             texts[:1], ids[:1]
+        ),
+        "Only the last text is measured; take all of them.": lambda texts, ids: bytes_per_token(
+            texts[-1:], ids[-1:]
+        ),
+        "A text without tokens counts as one token; it adds none.": lambda texts, ids: (
+            sum(len(text.encode()) for text in texts) / sum(max(len(each), 1) for each in ids)
         ),
         "It divides by the number of texts; divide by the number of tokens.": lambda texts, ids: (
             sum(len(text.encode()) for text in texts) / len(ids)

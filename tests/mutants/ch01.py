@@ -150,6 +150,37 @@ MUTANTS = {
             "enumerate(sorted(set(text)))",
             'enumerate(sorted(set(text.replace(" ", ""))))',
         ),
+        ("no largest id", "ids.get(character, len(ids))", "ids.get(character, max(ids.values()) + 1)"),
+        (
+            "White space at the ends",
+            """def vocabulary(text):
+    return {c: i for i, c in enumerate(sorted(set(text.strip())))}
+def encode(text, ids):
+    return [ids.get(c, len(ids)) for c in text.strip()]
+""",
+        ),
+        ("White space at the ends", "set(text)", "set(text.strip())"),
+        ("The id 0 counts as False", "ids.get(character, len(ids))", "ids.get(character) or len(ids)"),
+        (
+            "It takes words",
+            """def vocabulary(text):
+    return {c: i for i, c in enumerate(sorted(set(text.split())))}
+def encode(text, ids):
+    return [ids.get(c, len(ids)) for c in text.split()]
+""",
+        ),
+        ("It takes words", "set(text)", "set(text.split())"),
+        (
+            "how often each character occurs",
+            "{character: index for index, character in enumerate(sorted(set(text)))}",
+            "{c: text.count(c) for c in sorted(set(text))}",
+        ),
+        ("Capital letters", "sorted(set(text))", "sorted(set(text), key=str.lower)"),
+        (
+            "how often a character occurs",
+            "enumerate(sorted(set(text)))",
+            "enumerate(c for c, n in Counter(text).most_common())",
+        ),
     ],
     "1.2": [
         ("counts characters", "def count_bytes(text):\n    return len([character for character in text])"),
@@ -184,6 +215,14 @@ MUTANTS = {
         else:
             total += 4
     return total
+""",
+        ),
+        ("comes twice is counted once", "for character in text:", "for character in set(text):"),
+        ("White space is left out", "for character in text:", "for character in ''.join(text.split()):"),
+        (
+            "of the longest character",
+            """def count_bytes(text):
+    return max([1 + (ord(c) > 127) + (ord(c) > 2047) + (ord(c) > 65535) for c in text], default=0)
 """,
         ),
     ],
@@ -229,11 +268,12 @@ MUTANTS = {
             "zip(word, word[1:])",
             "[(a, b) for i, a in enumerate(word) for b in word[i + 1 :]]",
         ),
-        ("stands in none of the words", "zip(word, word[1:])", "zip(word[1:], word)"),
+        ("changed places", "zip(word, word[1:])", "zip(word[1:], word)"),
+        ("stands in none of the words", "counts[pair]", "counts[pair[0], pair[0] + pair[1]]"),
         (
             "A pair of the words is missing",
             "    return counts",
-            "    return {p: n for p, n in counts.items() if n > 2}",
+            "    return {p: n for p, n in counts.items() if p[0] != p[1]}",
         ),
         ("Expected a dict, got a list", "    return counts", "    return counts.most_common()"),
         (
@@ -246,6 +286,10 @@ MUTANTS = {
     return counts
 """,
         ),
+        ("pair are str", "counts[pair]", "counts[pair[0].decode(), pair[1].decode()]"),
+        ("occur seldom", "return counts", "return {p: n for p, n in counts.items() if n > 1}"),
+        ("occur seldom", "return counts", "return {p: n for p, n in counts.items() if n > 2}"),
+        ("first pair of each word", "zip(word, word[1:])", "list(zip(word, word[1:]))[1:]"),
     ],
     "1.4": [
         (
@@ -340,6 +384,38 @@ MUTANTS = {
     return row.split(b" ") if row else []
 """,
         ),
+        (
+            "the very list",
+            """def merge_pair(tokens, pair):
+    if pair not in list(zip(tokens, tokens[1:])): return tokens
+    out = []
+    for t in tokens:
+        if out and (out[-1], t) == pair: out[-1] += t
+        else: out.append(t)
+    return out
+""",
+        ),
+        (
+            "the very list",
+            "    merged, place",
+            "    if not tokens:\n        return tokens\n    merged, place",
+        ),
+        (
+            "halves have changed places",
+            "merged.append(pair[0] + pair[1])",
+            "merged.append(pair[1] + pair[0])",
+        ),
+        (
+            "What a token ends with",
+            """def merge_pair(tokens, pair):
+    out = []
+    for t in tokens:
+        if out and out[-1].endswith(pair[0]) and t == pair[1]: out[-1] += t
+        else: out.append(t)
+    return out
+""",
+        ),
+        ("Nothing is merged", "def merge_pair(tokens, pair):\n    return tokens"),
     ],
     "1.5": [
         ("counted first", "key=lambda pair: (counts[pair], pair)", "key=lambda pair: counts[pair]"),
@@ -518,6 +594,55 @@ MUTANTS = {
     return [pair for pair, _ in counts.most_common(n_merges)]
 """,
         ),
+        (
+            "begins with characters",
+            VARIANTS["1.5"].replace("bytes([byte]) for byte in word)", "c.encode() for c in word.decode())"),
+        ),
+        (
+            "space is taken for a border",
+            """def learn_merges(word_counts, n_merges):
+    text = b" ".join(w for w, n in word_counts.items() for _ in range(n))
+    t = [bytes([b]) for b in text]
+    merges = []
+    for _ in range(n_merges):
+        counts = Counter(p for p in zip(t, t[1:]) if b" " not in p)
+        if not counts: raise ValueError
+        best = max(counts, key=lambda p: (counts[p], p))
+        merges.append(best)
+        m = []
+        for x in t:
+            if m and (m[-1], x) == best: m[-1] += x
+            else: m.append(x)
+        t = m
+    return merges
+""",
+        ),
+        ("A merge is a list", "merges.append(best)", "merges.append(list(best))"),
+        (
+            "counted last",
+            VARIANTS["1.5"].replace(
+                "_, best = sorted((count, pair) for pair, count in counts.items())[-1]",
+                "best = max(reversed(counts), key=counts.get)",
+            ),
+        ),
+        (
+            "cross from one word",
+            VARIANTS["1.5"]
+            .replace(
+                "for word, count in words.items():\n            for pair", "if words:\n            for pair"
+            )
+            .replace(
+                "zip(word, word[1:])", "zip(row := [t for w, n in words.items() for t in w * n], row[1:])"
+            )
+            .replace("(pair, 0) + count", "(pair, 0) + 1"),
+        ),
+        (
+            "used twice",
+            VARIANTS["1.5"].replace(
+                "merged[-1] += token", "merged[-1] += token\n                    merged.append(token)"
+            ),
+        ),
+        ("fallen to 0", "counts.items() if count]", "counts.items()]"),
     ],
     "1.6": [
         (
@@ -586,6 +711,49 @@ MUTANTS = {
             """def merge_by_rank(word, ranks):
     return list(word.decode())
 """,
+        ),
+        (
+            "finds in one round",
+            """def merge_by_rank(word, ranks):
+    t = [bytes([b]) for b in word]
+    while True:
+        known = [p for p in zip(t, t[1:]) if p in ranks]
+        if not known: return t
+        for best in sorted(known, key=ranks.get):
+            out = []
+            for x in t:
+                if out and (out[-1], x) == best: out[-1] += x
+                else: out.append(x)
+            t = out
+""",
+        ),
+        (
+            "begins with characters",
+            "[bytes([byte]) for byte in word]",
+            "[c.encode() for c in word.decode('utf-8', 'replace')]",
+        ),
+        (
+            "number that stands for none",
+            """def merge_by_rank(word, ranks):
+    t = [bytes([b]) for b in word]
+    while True:
+        best = min(zip(t, t[1:]), key=lambda p: ranks.get(p, 99), default=None)
+        if best not in ranks: return t
+        m = []
+        for x in t:
+            if m and (m[-1], x) == best: m[-1] += x
+            else: m.append(x)
+        t = m
+""",
+        ),
+        ("number that stands for none", "if pair in ranks]", "if ranks.get(pair, 1000) < 1000]"),
+        ("number that stands for none", "if pair in ranks]", "if ranks.get(pair, len(ranks)) < len(ranks)]"),
+        ("order of their spelling", "min(known, key=ranks.get)", "min(known)"),
+        ("put in as a tuple", "[best[0] + best[1]]", "[best]"),
+        (
+            "There is an empty token",
+            "    tokens = [bytes",
+            "    if len(word) < 2:\n        return [word]\n    tokens = [bytes",
         ),
     ],
     "1.7": [
@@ -720,7 +888,12 @@ MUTANTS = {
             "held = held[whole:]",
             "texts[-1] = (texts[-2] if len(texts) > 1 else '') + texts[-1]\n        held = held[whole:]",
         ),
-        ("what the bytes decode to", "for back in (1, 2, 3):", "for back in (1, 2):"),
+        ("fourth byte of a character", "for back in (1, 2, 3):", "for back in (1, 2):"),
+        (
+            "what the bytes decode to",
+            'texts.append(held[:whole].decode("utf-8", errors="replace"))',
+            'texts.append(held[:whole].decode("utf-8", errors="replace").strip())',
+        ),
         ("too early or too late", "length > back", "length >= back"),
         (
             "single characters",
@@ -768,6 +941,72 @@ MUTANTS = {
         out.append(text)
     return out + [held.decode("utf-8", "replace")]
 """,
+        ),
+        ("ends the waiting", "if not 0x80 <= first <= 0xBF:", "if length > back:"),
+        (
+            "ends the waiting",
+            """def whole_characters(chunks):
+    out = []; cur = b""; need = 0
+    for c in chunks:
+        s = ""
+        for i in range(len(c)):
+            b = c[i]
+            if need:
+                cur += c[i:i+1]; need -= 1
+            else:
+                cur = c[i:i+1]
+                need = 3 if b >= 0xF0 else 2 if b >= 0xE0 else 1 if b >= 0xC2 else 0
+            if need == 0:
+                s += cur.decode("utf-8", "replace"); cur = b""
+        out.append(s)
+    return out + [cur.decode("utf-8", "replace")]
+""",
+        ),
+        (
+            "held[:-0]",
+            """def whole_characters(chunks):
+    out = []; held = b""
+    for c in chunks:
+        held += c
+        wait = 0
+        for back in (1,2,3):
+            if back > len(held): break
+            b = held[-back]
+            if b >= 0xC0:
+                n = 2 if b < 0xE0 else 3 if b < 0xF0 else 4
+                if n > back: wait = back
+                break
+        out.append(held[:-wait].decode("utf-8", "replace"))
+        held = held[-wait:]
+    return out + [held.decode("utf-8", "replace")]
+""",
+        ),
+        ("lost when the next chunk comes", "held += chunk", "held = chunk"),
+        ("behind the next chunk", "held += chunk", "held = chunk + held"),
+        ("fourth byte of a character", "4 if first >= 0xF0 else 3", "3"),
+        ("characters of four bytes", "4 if first >= 0xF0 else 3 if", "1 if first >= 0xF0 else 3 if"),
+        ("walk back far enough", "(1, 2, 3)", "(1,)"),
+        (
+            "Every byte that is held",
+            'return [*texts, held.decode("utf-8", errors="replace")]',
+            "return [*texts, '\\ufffd' * len(held)]",
+        ),
+        ("wrong row", "4 if first >= 0xF0", "4 if 0xF0 <= first < 0xF4"),
+        ("wrong row", "4 if first >= 0xF0", "4 if first == 0xF0"),
+        ("wrong row", "4 if first >= 0xF0", "4 if first > 0xF0"),
+        ("wrong row", "3 if first >= 0xE0", "3 if 0xE0 <= first <= 0xEE"),
+        ("wrong row", "3 if first >= 0xE0", "3 if first > 0xE0"),
+        ("wrong row", "2 if first >= 0xC2", "2 if 0xC2 <= first <= 0xDE"),
+        ("wrong row", "2 if first >= 0xC2", "2 if first >= 0xC3"),
+        (
+            "left out; it should be U+FFFD",
+            'texts.append(held[:whole].decode("utf-8", errors="replace"))',
+            'texts.append(held[:whole].decode("utf-8", errors="ignore"))',
+        ),
+        (
+            "other half comes",
+            'texts.append(held[:whole].decode("utf-8", errors="replace"))',
+            'texts.append(held[: whole or 1].decode("utf-8", errors="replace"))',
         ),
     ],
     "1.9": [
@@ -827,6 +1066,14 @@ MUTANTS = {
     return [part for part in parts if part]
 """,
         ),
+        ("Empty parts are in", "[text] if text else []", "[text]"),
+        ("Capital and small", 'regex.split(f"({pattern})", text)', 'regex.split(f"(?i)({pattern})", text)'),
+        ("white space alone", "if part]", "if part.strip()]"),
+        (
+            "square brackets",
+            'regex.split(f"({pattern})", text)',
+            'regex.split("([" + regex.escape("".join(tokens)) + "])", text)',
+        ),
     ],
     "1.10": [
         ("counts characters; count bytes", 'text.encode("utf-8")', "text"),
@@ -868,6 +1115,15 @@ MUTANTS = {
             "joined with something",
             """def bytes_per_token(texts, ids):
     return len(" ".join(texts).encode()) / sum(map(len, ids))
+""",
+        ),
+        ("counts as one token", "sum(len(each) for each in ids)", "sum(max(1, len(each)) for each in ids)"),
+        (
+            "Only the last text",
+            """def bytes_per_token(texts, ids):
+    for t, i in zip(texts, ids):
+        b = len(t.encode()); n = len(i)
+    return b / n
 """,
         ),
     ],
