@@ -1517,10 +1517,8 @@ class ClonesAndCuts(ClonesEarly):
 
 
 def run_tied(answer, weight, token_ids, targets, compared):
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(
-            0
-        )  # so that a copy of the first numbers is the same in every answer
+    with torch.random.fork_rng(devices=[]):  # a copy of the first numbers is then alike in every answer
+        torch.default_generator.manual_seed(0)
         model = answer(*weight.shape).to(weight.device)
     with torch.no_grad():
         for parameter in model.parameters():
