@@ -3,6 +3,8 @@
 # Written by hand: what learners get wrong, in words.
 
 import math
+import operator
+import warnings
 from types import SimpleNamespace
 
 import torch
@@ -19,7 +21,7 @@ __all__ = ["check"]
 
 def gradient_at(output, leaf):
     """Of a weighted sum of the output, at a tensor that it may depend on; 0 where nothing arrives."""
-    if not output.requires_grad:
+    if not (output.requires_grad and leaf.requires_grad):
         return torch.zeros_like(leaf)
     weights = torch.linspace(-1, 2, output.numel(), dtype=output.dtype, device=output.device)
     result = (output * weights.view(output.shape)).sum()
@@ -35,17 +37,29 @@ CUT_OFF = (
     "The result is right, but its gradient is not: something on the way is cut off from it (detach, item, "
     "no_grad, or a new tensor made of numbers)."
 )
+NUMPY = {
+    "A gradient cannot pass through numpy; compute with PyTorch's functions alone.": (
+        lambda case, error: "Can't call numpy()" in str(error)
+    )
+}
+DIMENSION = {
+    "x may be a single vector, with no dimension in front: count from the end. The D numbers lie along "
+    "dimension -1.": (lambda case, error: isinstance(error, IndexError) and "Dimension out" in str(error))
+}
 
 # ---------------------------------------------------------------- 4.1 and 4.3: norms
 
 
-def run_layer_norm(answer, x, weight, bias, eps, looked_at):
+def run_layer_norm(answer, x, weight, bias, eps, compared):
     norm = answer(x.size(-1), eps, bias is not None).to(x)
-    norm.load_state_dict({"weight": weight} | ({} if bias is None else {"bias": bias}))
-    if looked_at == "output":
+    with torch.no_grad():
+        norm.weight.copy_(weight)
+        if bias is not None:
+            norm.bias.copy_(bias)
+    if compared == "output":
         return norm(x)
     leaf = x.clone().requires_grad_()
-    return gradient_at(norm(leaf), leaf if looked_at == "gradient at x" else norm.weight)
+    return gradient_at(norm(leaf), leaf if compared == "gradient at x" else norm.weight)
 
 
 def layer_norm_like(forward):
@@ -67,6 +81,11 @@ def variance(x, dim=-1):
     return x.var(dim, keepdim=True, unbiased=False)
 
 
+def deviation(x):
+    """The mean distance from the mean."""
+    return centred(x).abs().mean(-1, keepdim=True)
+
+
 def normalised(x, eps):
     return centred(x) / (variance(x) + eps).sqrt()
 
@@ -78,19 +97,19 @@ def token_dimensions(x):
 
 def mean_and_variance(case, got):
     """Whether `got` is an output of a layer norm with weight 1 and bias 0 and a tiny eps."""
-    x, weight, bias, eps, looked_at = case
+    x, weight, bias, eps, compared = case
     plain = bool((weight == 1).all()) and (bias is None or not bias.any())
-    return plain and eps < 0.01 and looked_at == "output" and bool(variance(x).min() > 0.01)
+    return plain and eps < 0.01 and compared == "output" and bool(variance(x).min() > 0.01)
 
 
 def layer_norm_cases(draw):
-    pair, four = torch.tensor([0.0, 2.0]), torch.tensor([1.0, 2.0, 3.0, 6.0])
+    pair, four = torch.tensor([0.0, 4.0]), torch.tensor([1.0, 2.0, 3.0, 6.0])
     one, zero = torch.ones(2), torch.zeros(2)
-    a, b = draw.normal(2, 5), draw.normal(3, 2, 4)
-    w, v = 2 + draw.normal(5), 2 + draw.normal(4)
+    a, b, c = draw.normal(2, 5), draw.normal(3, 2, 4), draw.normal(2, 1, 3)
+    w, v, u = 2 + draw.normal(5), 2 + draw.normal(4), 2 + draw.normal(3)
     return [
         (pair, one, zero, 1e-5, "output"),
-        (pair, one, zero, 3.0, "output"),
+        (pair, one, zero, 12.0, "output"),
         (four, torch.ones(4), torch.zeros(4), 1e-5, "output"),
         (four, torch.tensor([1.0, 2.0, 3.0, 4.0]), torch.zeros(4), 1e-5, "output"),
         (four, torch.ones(4), torch.tensor([10.0, 20.0, 30.0, 40.0]), 1e-5, "output"),
@@ -99,11 +118,12 @@ def layer_norm_cases(draw):
         (torch.tensor([[0.0, 2.0], [3.0, 9.0]]), one, zero, 1e-5, "output"),
         (torch.tensor([[0.0, 1.0, 5.0], [9.0, 6.0, 6.0]]), torch.ones(3), torch.zeros(3), 1e-5, "output"),
         (four.double(), v.double(), None, 0.5, "output"),
+        (pair.half(), one.half(), zero.half(), 12.0, "output"),
         (a, w, draw.normal(5), 1e-5, "output"),
         (b + 20, v, draw.normal(4), draw.real(0.5, 1), "output"),
         (3 * b.transpose(0, 1), v, None, 1e-5, "output"),
-        (b, v, draw.normal(4), 0.1, "gradient at x"),
-        (b, v, draw.normal(4), 0.1, "gradient at weight"),
+        (c, u, draw.normal(3), 0.1, "gradient at x"),
+        (c, u, draw.normal(3), 0.1, "gradient at weight"),
     ]
 
 
@@ -122,6 +142,18 @@ LAYER_NORM = Exercise(
         "eps is not used, or not the one that __init__ was given: use self.eps.": [
             layer_norm_like(lambda x, w, b, eps: centred(x) / variance(x).sqrt() * w + b),
             layer_norm_like(lambda x, w, b, eps: normalised(x, 1e-5) * w + b),
+        ],
+        "Only the mean is divided, since / comes before -: put x less its mean in brackets.": [
+            layer_norm_like(lambda x, w, b, eps: x - x.mean(-1, True) / (variance(x) + eps).sqrt() * w + b),
+            layer_norm_like(lambda x, w, b, eps: (x - x.mean(-1, True) / (variance(x) + eps).sqrt()) * w + b),
+        ],
+        "It divides by the weight too; the normalised numbers are multiplied by it.": layer_norm_like(
+            lambda x, w, b, eps: normalised(x, eps) / w + b
+        ),
+        "It divides by the mean of the deviations without their signs; square them, take the mean, then "
+        "the root.": [
+            layer_norm_like(lambda x, w, b, eps: centred(x) / (deviation(x) + eps) * w + b),
+            layer_norm_like(lambda x, w, b, eps: centred(x) / deviation(x) * w + b),
         ],
         "It divides by the variance; divide by its root, the standard deviation.": layer_norm_like(
             lambda x, w, b, eps: centred(x) / (variance(x) + eps) * w + b
@@ -157,7 +189,7 @@ LAYER_NORM = Exercise(
         "The bias is added before the weight multiplies; multiply first, then add.": layer_norm_like(
             lambda x, w, b, eps: (normalised(x, eps) + b) * w
         ),
-        "The weight is not used; the normalised numbers are multiplied by it.": [
+        "The weight is not used; multiply the normalised numbers by it.": [
             layer_norm_like(lambda x, w, b, eps: normalised(x, eps) + b),
             layer_norm_like(lambda x, w, b, eps: normalised(x, eps)),
         ],
@@ -194,19 +226,26 @@ LAYER_NORM = Exercise(
         ),
         CUT_OFF: output_right_gradient_wrong,
     },
+    errors={
+        "Whether there is a bias cannot be asked of its numbers; ask whether self.bias is None.": (
+            lambda case, error: "Boolean value of Tensor" in str(error)
+        ),
+        **DIMENSION,
+        **NUMPY,
+    },
 )
 
 
-def run_rms_norm(answer, x, weight, eps, looked_at):
+def run_rms_norm(answer, x, weight, eps, compared):
     norm = answer(x.size(-1), eps)
-    if looked_at == "learned":
-        return {name: parameter.detach() for name, parameter in norm.named_parameters()}
+    if compared == "learned":
+        return {name: p.detach() for name, p in norm.named_parameters() if p.requires_grad}
     norm = norm.to(x)
     norm.load_state_dict({"weight": weight})
-    if looked_at == "output":
+    if compared == "output":
         return norm(x)
     leaf = x.clone().requires_grad_()
-    return gradient_at(norm(leaf), leaf if looked_at == "gradient at x" else norm.weight)
+    return gradient_at(norm(leaf), leaf if compared == "gradient at x" else norm.weight)
 
 
 def rms_norm_like(forward):
@@ -225,8 +264,9 @@ def mean_square(x, dim=-1):
 
 def rms_norm_cases(draw):
     pair, one = torch.tensor([1.0, 7.0]), torch.ones(2)
-    a, b = draw.normal(2, 5), draw.normal(3, 2, 4)
-    w, v = 2 + draw.normal(5), 2 + draw.normal(4)
+    half = torch.tensor([2.0, -2.0, 2.0, 2.0]).half()
+    a, b, c = draw.normal(2, 5), draw.normal(3, 2, 4), draw.normal(2, 1, 3)
+    w, v, u = 2 + draw.normal(5), 2 + draw.normal(4), 2 + draw.normal(3)
     return [
         (pair, one, 1e-5, "learned"),
         (pair, one, 1e-5, "output"),
@@ -235,11 +275,12 @@ def rms_norm_cases(draw):
         (torch.zeros(3), torch.ones(3), 1e-5, "output"),
         (torch.tensor([[3.0, 4.0], [0.0, 1.0]]), one, 1e-5, "output"),
         (a.double(), w.double(), 0.5, "output"),
+        (half, torch.ones(4).half(), 12.0, "output"),
         (a, w, 1e-5, "output"),
         (b + 2, v, draw.real(0.5, 1), "output"),
         (3 * b.transpose(0, 1), v, 1e-5, "output"),
-        (b, v, 0.1, "gradient at x"),
-        (b, v, 0.1, "gradient at weight"),
+        (c, u, 0.1, "gradient at x"),
+        (c, u, 0.1, "gradient at weight"),
     ]
 
 
@@ -250,6 +291,12 @@ class PlainWeight(RMSNorm):
         super().__init__(d_model, eps)
         del self.weight
         self.weight = torch.ones(d_model)
+
+
+class FrozenWeight(RMSNorm):
+    def __init__(self, d_model, eps=1e-5):
+        super().__init__(d_model, eps)
+        self.weight.requires_grad_(False)
 
 
 class WeightOfZeros(RMSNorm):
@@ -269,8 +316,8 @@ RMS_NORM = Exercise(
     run=run_rms_norm,
     cases=rms_norm_cases,
     mistakes={
-        "Nothing is learned: weight is a plain tensor or "
-        "missing, and should be an nn.Parameter.": PlainWeight,
+        "Nothing is learned: weight is missing, a plain tensor, or has requires_grad off; it should be "
+        "an nn.Parameter.": [PlainWeight, FrozenWeight],
         "The weight starts at 0, so the result is 0; it starts at 1.": WeightOfZeros,
         "The weight is a single number; each of the d_model dimensions has its own.": OneWeight,
         "The mean is subtracted first: this is layer norm. RMS norm leaves the mean where it is.": [
@@ -318,7 +365,10 @@ RMS_NORM = Exercise(
             rms_norm_like(lambda x, w, eps: x / (mean_square(x, 0) + eps).sqrt() * w),
             rms_norm_like(lambda x, w, eps: x / (mean_square(x, token_dimensions(x)) + eps).sqrt() * w),
         ],
-        "The weight is not used; the normalised numbers are multiplied by it.": rms_norm_like(
+        "It divides by the weight too; the normalised numbers are multiplied by it.": rms_norm_like(
+            lambda x, w, eps: F.rms_norm(x, w.shape, None, eps) / w
+        ),
+        "The weight is not used; multiply the normalised numbers by it.": rms_norm_like(
             lambda x, w, eps: F.rms_norm(x, w.shape, None, eps)
         ),
     },
@@ -333,6 +383,7 @@ RMS_NORM = Exercise(
         ),
         CUT_OFF: output_right_gradient_wrong,
     },
+    errors=DIMENSION | NUMPY,
 )
 
 # ---------------------------------------------------------------- 4.2: the gradient of layer norm
@@ -348,22 +399,36 @@ def layer_norm_backward(x, weight, grad_output, eps):
 
 def at_x(gradient):
     """The right gradients of weight and bias, and another one at x: gradient(g, n, s), g being that at n."""
+    return of_parts(lambda w, grad, n, s: (gradient(grad * w, n, s), grad * n, grad))
+
+
+def of_parts(parts):
+    """Gradients from parts(weight, grad_output, n, s): at x, and those of weight and bias before the sums."""
 
     def wrong(x, weight, grad_output, eps):
         s = (variance(x) + eps).sqrt()
-        return gradient(grad_output * weight, centred(x) / s, s), *layer_norm_backward(
-            x, weight, grad_output, eps
-        )[1:]
+        at_x, at_weight, at_bias = parts(weight, grad_output, centred(x) / s, s)
+        return at_x, at_weight.sum((0, 1)), at_bias.sum((0, 1))
 
     return wrong
+
+
+def gradient_at_x(g, n, s):
+    return (g - means(g) - n * means(g, n)) / s
 
 
 def other_gradients(change):
     """The right gradients after change(gradients, x, n, grad_output)."""
 
     def wrong(x, weight, grad_output, eps):
-        gradients = layer_norm_backward(x, weight, grad_output, eps)
-        return change(gradients, x, normalised(x, eps), grad_output)
+        s = (variance(x) + eps).sqrt()
+        n = centred(x) / s
+        right = (
+            gradient_at_x(grad_output * weight, n, s),
+            (grad_output * n).sum((0, 1)),
+            grad_output.sum((0, 1)),
+        )
+        return change(right, x, n, grad_output)
 
     return wrong
 
@@ -379,18 +444,26 @@ def with_other_normalised(normalise, divisor):
     def wrong(x, weight, grad_output, eps):
         n, s, g = normalise(x, eps), divisor(x, eps), grad_output * weight
         tokens = (0, 1)
-        return (g - means(g) - n * means(g, n)) / s, (grad_output * n).sum(tokens), grad_output.sum(tokens)
+        return gradient_at_x(g, n, s), (grad_output * n).sum(tokens), grad_output.sum(tokens)
 
     return wrong
 
 
+def of_three_terms(terms):
+    """Another gradient at x; terms(weight, s): factor of grad_output and divisor in each term."""
+
+    def gradient(w, grad, n, s):
+        (a, p), (b, q), (c, r) = terms(w, s)
+        return grad * a / p - means(grad * b) / q - n * means(grad * c, n) / r, grad * n, grad
+
+    return of_parts(gradient)
+
+
+MIXED = [(0, 0, 1), (1, 0, 0), (1, 1, 0), (1, 0, 1), (0, 1, 1)]
+
+
 def unbiased(x, eps):
     return (x.var(-1, keepdim=True) + eps).sqrt()
-
-
-def without_weight(x, weight, grad_output, eps):
-    gradients = layer_norm_backward(x, weight, grad_output, eps)
-    return layer_norm_backward(x, torch.ones_like(weight), grad_output, eps)[0], *gradients[1:]
 
 
 LAYER_NORM_BACKWARD = Exercise(
@@ -413,11 +486,32 @@ LAYER_NORM_BACKWARD = Exercise(
         "The gradient at x lacks the way through the mean: the mean of g is to be subtracted.": at_x(
             lambda g, n, s: (g - n * means(g, n)) / s
         ),
-        "The gradient at x lacks the way through the divisor s: n times the mean of g n is to be "
-        "subtracted.": at_x(lambda g, n, s: (g - means(g)) / s),
+        "The gradient at x lacks the way through the divisor s, or has the product of two means in it, "
+        "which is 0. Subtract n times the mean of the products g n.": at_x(
+            lambda g, n, s: (g - means(g)) / s
+        ),
         "Mean and divisor are treated as if they did not depend on x. They do, and x also acts through "
         "them.": at_x(lambda g, n, s: g / s),
         "The gradient at x is not divided by s.": at_x(lambda g, n, s: g - means(g) - n * means(g, n)),
+        "Only a part of the gradient at x is divided by s; the whole difference is, so put it in brackets.": [
+            of_three_terms(lambda w, s, those=those: [(w, s if each else 1) for each in those])
+            for those in MIXED
+        ],
+        "g stands in three places of the gradient at x; in one or two of them the factor weight is "
+        "missing.": [
+            of_three_terms(lambda w, s, those=those: [(w if each else 1, s) for each in those])
+            for those in MIXED
+        ],
+        "The weight multiplies the whole gradient at x; it is a factor of g, inside both means.": of_parts(
+            lambda w, grad, n, s: (w * gradient_at_x(grad, n, s), grad * n, grad)
+        ),
+        "The gradient at weight or bias is a sum of g, which has the factor weight; take grad_output "
+        "itself.": [
+            of_parts(
+                lambda w, grad, n, s, p=p, q=q: (gradient_at_x(grad * w, n, s), grad * n * w**p, grad * w**q)
+            )
+            for p, q in ((1, 0), (0, 1), (1, 1))
+        ],
         "The gradient at x is multiplied by s; divide by it.": at_x(
             lambda g, n, s: (g - means(g) - n * means(g, n)) * s
         ),
@@ -439,7 +533,7 @@ LAYER_NORM_BACKWARD = Exercise(
         "The gradient at x takes its means over the whole tensor; take them over the D numbers of each "
         "vector.": at_x(lambda g, n, s: (g - g.mean() - n * (g * n).mean()) / s),
         "The gradient at x goes back through n without the weight: the gradient at n is grad_output "
-        "times weight.": without_weight,
+        "times weight.": of_parts(lambda w, grad, n, s: (gradient_at_x(grad, n, s), grad * n, grad)),
         "The gradient at x uses x less its mean in place of n; divide by s first.": at_x(
             lambda g, n, s: (g - means(g) - n * s * means(g, n * s)) / s
         ),
@@ -478,8 +572,36 @@ LAYER_NORM_BACKWARD = Exercise(
         "eps is left out; it is added to the variance, and s is the root of both.": with_other_normalised(
             lambda x, eps: normalised(x, 0), lambda x, eps: variance(x).sqrt()
         ),
+        "eps is added after the root is taken; it belongs to the variance, before the root.": (
+            with_other_normalised(
+                lambda x, eps: centred(x) / (variance(x).sqrt() + eps),
+                lambda x, eps: variance(x).sqrt() + eps,
+            )
+        ),
+        "s is the variance itself; it is the root of the variance and eps.": with_other_normalised(
+            lambda x, eps: centred(x) / (variance(x) + eps), lambda x, eps: variance(x) + eps
+        ),
+        "In n only the mean is divided by s, since / comes before -: put x less its mean in brackets.": (
+            with_other_normalised(
+                lambda x, eps: x - x.mean(-1, True) / (variance(x) + eps).sqrt(),
+                lambda x, eps: (variance(x) + eps).sqrt(),
+            )
+        ),
+        "Mean and variance are taken over more or other numbers than the D of one vector, which lie along "
+        "the last dimension.": [
+            with_other_normalised(
+                lambda x, eps, d=d: centred(x, d) / (variance(x, d) + eps).sqrt(),
+                lambda x, eps, d=d: (variance(x, d) + eps).sqrt(),
+            )
+            for d in (0, 1, (0, 1), (0, 1, 2))
+        ],
     },
     signs={
+        "The gradients at x and at weight are both wrong, and n is in both: look at n and s first.": (
+            lambda case, got, expected: (
+                not any(torch.allclose(got[n], expected[n], 1e-4, 1e-4) for n in (0, 1))
+            )
+        ),
         "Adding a constant to a vector does not change the output, so the gradient at x should have the "
         "sum 0 over each vector.": (lambda case, got, expected: bool(got[0].sum(-1).abs().max() > 1e-3)),
         "Stretching a vector hardly changes the output, so the sum of n times the gradient at x should "
@@ -497,12 +619,21 @@ LAYER_NORM_BACKWARD = Exercise(
 ROOT = math.sqrt(2 / math.pi)
 
 
+def run_gelu(answer, x):
+    if not x.requires_grad:
+        return answer(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch warns of numbers taken out of a tensor; the check says it
+        return gradient_at(answer(x), x)
+
+
 def tanh_form(root=ROOT, factor=0.044715, power=3):
     return lambda x: 0.5 * x * (1 + torch.tanh(root * (x + factor * x**power)))
 
 
 GELU = Exercise(
     right=lambda x: F.gelu(x, approximate="tanh"),
+    run=run_gelu,
     cases=lambda draw: [
         (torch.tensor([0.0, 2.0]),),
         (torch.tensor([-1.0, 1.0]),),
@@ -511,6 +642,7 @@ GELU = Exercise(
         (2 * draw.normal(2, 3),),
         (2 * draw.normal(4, 2, 3).double(),),
         (3 * draw.normal(5, 4).T,),
+        (torch.tensor([-1.0, 0.0, 2.0]).requires_grad_(),),
     ],
     mistakes={
         "This is the exact form, with erf. It differs from the tanh form by up to 0.0005: write the "
@@ -518,12 +650,16 @@ GELU = Exercise(
         "x is squared; it should be x to the power of 3.": tanh_form(power=2),
         "The term with x to the power of 3 is left out.": tanh_form(factor=0),
         "The 0.044715 is another number.": [
-            tanh_form(factor=f) for f in (0.44715, 0.0044715, 0.04715, 0.04475, 0.447)
+            tanh_form(factor=f) for f in (0.44715, 0.0044715, 0.04715, 0.04475, 0.447, 0.045)
         ],
         "The third power stands outside the bracket that is multiplied by the root of 2 / pi.": lambda x: (
             0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * x + 0.044715 * x**3))
         ),
-        "The factor in front of the bracket should be the root of 2 / pi.": [
+        "0.044715 is added to x; it multiplies the third power.": lambda x: (
+            0.5 * x * (1 + torch.tanh(ROOT * (x + 0.044715) * x**3))
+        ),
+        "0.044715 is raised to the third power with x; only x is.": tanh_form(factor=0.044715**3),
+        "The factor in front of the bracket should be the root of 2 / pi, with all its digits.": [
             tanh_form(root=root)
             for root in (
                 2 / math.pi,
@@ -532,6 +668,9 @@ GELU = Exercise(
                 math.sqrt(2 * math.pi),
                 1,
                 math.sqrt(2),
+                math.sqrt(2 / 3.14),
+                0.8,
+                0.79,
             )
         ],
         "Half of x is missing as the factor in front: this gives twice as much.": lambda x: (
@@ -557,6 +696,7 @@ GELU = Exercise(
         "This is ReLU.": F.relu,
     },
     signs={
+        CUT_OFF: lambda case, got, expected: case[0].requires_grad,
         "GELU of 0 should be 0.": lambda case, got, expected: bool((got[case[0] == 0].abs() > 1e-5).any()),
         "GELU of a large positive number should be nearly the number itself.": lambda case, got, expected: (
             not got.isnan().any() and not torch.allclose(got[case[0] >= 2], case[0][case[0] >= 2], rtol=0.05)
@@ -565,15 +705,16 @@ GELU = Exercise(
             (got[case[0] < -4].abs() > 0.01).any()
         ),
     },
+    errors=NUMPY,
     tolerance=1e-5,
 )
 
 # ---------------------------------------------------------------- 4.5: SwiGLU
 
 
-def run_swiglu(answer, x, d_ff, bias, looked_at):
+def run_swiglu(answer, x, d_ff, bias, compared):
     layer = answer(x.size(-1), d_ff, bias) if bias else answer(x.size(-1), d_ff)
-    if looked_at == "shapes of the parameters":
+    if compared == "shapes of the parameters":
         return {name: tuple(parameter.shape) for name, parameter in layer.named_parameters()}
     layer = layer.to(x)
     with torch.no_grad():
@@ -584,10 +725,10 @@ def run_swiglu(answer, x, d_ff, bias, looked_at):
                     continue
                 waves = torch.arange(parameter.numel(), device=x.device, dtype=x.dtype) + 1 + 7 * number
                 parameter.copy_((1.3 * waves).sin().view(parameter.shape))
-    if looked_at == "output":
+    if compared == "output":
         return layer(x)
     leaf = x.clone().requires_grad_()
-    return gradient_at(layer(leaf), leaf if looked_at == "gradient at x" else layer.gate_proj.weight)
+    return gradient_at(layer(leaf), leaf if compared == "gradient at x" else layer.gate_proj.weight)
 
 
 def swiglu_like(hidden):
@@ -605,20 +746,28 @@ def swiglu_with(gate=None, up=None, down=None):
 
     class Mistaken(SwiGLU):
         def __init__(self, d_model, d_ff, bias=False):
-            super().__init__(d_model, d_ff, bias)
-            self.gate_proj = nn.Linear(d_model, d_ff, bias if gate is None else gate)
-            self.up_proj = nn.Linear(d_model, d_ff, bias if up is None else up)
-            self.down_proj = nn.Linear(d_ff, d_model, bias if down is None else down)
+            super().__init__(d_model, d_ff, True)
+            for layer, kept in ((self.gate_proj, gate), (self.up_proj, up), (self.down_proj, down)):
+                if not (bias if kept is None else kept):
+                    layer.bias = None
 
     return Mistaken
 
 
-def silu_at_the_end(layer):
+def swiglu_by(forward):
+    """A SwiGLU with another forward(layers, x)."""
+
     class Mistaken(SwiGLU):
         def forward(self, x):
-            return F.silu(super().forward(x))
+            return forward(self, x)
 
     return Mistaken
+
+
+class OneLayerTwice(SwiGLU):
+    def __init__(self, d_model, d_ff, bias=False):
+        super().__init__(d_model, d_ff, bias)
+        self.up_proj = self.gate_proj
 
 
 SWIGLU = Exercise(
@@ -631,8 +780,8 @@ SWIGLU = Exercise(
         (torch.tensor([1.0, 2.0]), 3, True, "output"),
         (draw.normal(2, 3), 5, False, "output"),
         (draw.normal(3, 2, 4).double(), 6, True, "output"),
-        (draw.normal(3, 2, 4), 5, False, "gradient at x"),
-        (draw.normal(3, 2, 4), 5, False, "gradient at gate_proj.weight"),
+        (draw.normal(1, 2, 3), 2, False, "gradient at x"),
+        (draw.normal(1, 2, 3), 2, False, "gradient at gate_proj.weight"),
     ],
     mistakes={
         "silu is applied to up_proj's result; the gate is gate_proj's, so silu belongs there.": swiglu_like(
@@ -660,7 +809,23 @@ SWIGLU = Exercise(
             swiglu_like(lambda gate, up: F.silu(up)),
             swiglu_like(lambda gate, up: F.silu(up) * up),
         ],
-        "silu is applied at the end, to down_proj's result as well.": silu_at_the_end(SwiGLU),
+        "silu is applied at the end, to down_proj's result as well.": swiglu_by(
+            lambda layers, x: F.silu(SwiGLU.forward(layers, x))
+        ),
+        "silu is applied to down_proj's result; it belongs to the gate, before the product.": swiglu_by(
+            lambda layers, x: F.silu(layers.down_proj(layers.gate_proj(x) * layers.up_proj(x)))
+        ),
+        "silu is applied to x; it belongs to gate_proj's result.": [
+            swiglu_by(lambda m, x: m.down_proj(m.gate_proj(F.silu(x)) * m.up_proj(x))),
+            swiglu_by(lambda m, x: m.down_proj(m.gate_proj(F.silu(x)) * m.up_proj(F.silu(x)))),
+        ],
+        "x is added to the result; the block does that, outside of this layer.": swiglu_by(
+            lambda layers, x: x + SwiGLU.forward(layers, x)
+        ),
+        "gate_proj's result is both factors of the product; the second is up_proj's.": swiglu_like(
+            lambda gate, up: F.silu(gate) * gate
+        ),
+        "gate_proj and up_proj are one layer under two names; make two layers.": OneLayerTwice,
         "The layers have biases where bias is False; hand bias on to each nn.Linear.": swiglu_with(
             True, True, True
         ),
@@ -669,11 +834,11 @@ SWIGLU = Exercise(
         ),
         "One or two of the layers have a bias where bias is False; all three follow the argument.": [
             swiglu_with(*(True if n in others else None for n in range(3)))
-            for others in ((0,), (1,), (2,), (0, 1), (0, 2), (1, 2))
+            for others in ((0,), (1,), (2,), (0, 1))
         ],
         "One or two of the layers have no bias where bias is True; all three follow the argument.": [
             swiglu_with(*(False if n in others else None for n in range(3)))
-            for others in ((0,), (1,), (2,), (0, 1), (0, 2), (1, 2))
+            for others in ((0,), (1,), (2,), (0, 1))
         ],
     },
     signs={
@@ -688,22 +853,33 @@ SWIGLU = Exercise(
         ),
         CUT_OFF: output_right_gradient_wrong,
     },
+    errors=NUMPY,
 )
 
 # ---------------------------------------------------------------- 4.6: the block
 
 
 class Part:
-    """A part of a block that says what it does."""
+    """A part of a block that says what it does, and knows how often it was called."""
 
     def __init__(self, words, function):
-        self.words, self.function = words, function
+        self.words, self.function, self.calls = words, function, 0
 
     def __call__(self, x):
+        self.calls += 1
         return self.function(x)
 
     def __repr__(self):
         return self.words
+
+
+def run_block(answer, x, norm1, attention, norm2, feed_forward, compared="result"):
+    parts = {"norm1": norm1, "attention": attention, "norm2": norm2, "feed_forward": feed_forward}
+    if compared == "gradient at x":
+        leaf = x.clone().requires_grad_()
+        return gradient_at(answer(leaf, *parts.values()), leaf)
+    result = answer(x, *parts.values())
+    return result if compared == "result" else {name: part.calls for name, part in parts.items()}
 
 
 def block(x, norm1, attention, norm2, feed_forward):
@@ -750,11 +926,14 @@ WAVE = Part("2 cos(3 x)", lambda x: 2 * torch.cos(3 * x))
 
 BLOCK = Exercise(
     right=block,
+    run=run_block,
     cases=lambda draw: [
         (torch.tensor([[[4.0], [2.0]]]), HALVE, TRIPLE, LESS_1, SQUARE),
         (torch.tensor([[[1.0, 3.0]]]), LESS_1, SQUARE, HALVE, TRIPLE),
         (draw.normal(2, 3, 4), LAYER, MEAN_OF_EARLIER, RMS, WAVE),
         (draw.normal(3, 2, 5), RMS, WAVE, LAYER, SQUARE),
+        (torch.tensor([[[4.0], [2.0]]]), HALVE, TRIPLE, LESS_1, SQUARE, "number of calls"),
+        (torch.tensor([[[4.0], [2.0]]]), HALVE, TRIPLE, LESS_1, SQUARE, "gradient at x"),
     ],
     mistakes={
         "This is post-norm: the norms stand on the stream, after the plus signs. Put each in front of "
@@ -817,9 +996,13 @@ BLOCK = Exercise(
         "The feed-forward half is missing.": lambda x, n1, a, n2, f: x + a(n1(x)),
     },
     signs={
+        "The result is right, but not every part is called exactly once. What you need twice, keep under a "
+        "name.": (lambda case, got, expected: case[-1] == "number of calls"),
+        CUT_OFF: output_right_gradient_wrong,
         "In the example of the text attention adds 6, the stream is then 10, and feed-forward adds 81. "
         "Which of these numbers does your code make?": (lambda case, got, expected: str(case[1]) == "halve"),
     },
+    errors=NUMPY,
 )
 
 # ---------------------------------------------------------------- 4.7: how many parameters
@@ -831,6 +1014,28 @@ def gpt_parameters(
     sizes = dict(n_heads=n_heads, n_layers=n_layers, n_kv_heads=n_kv_heads, d_ff=d_ff)
     config = GPTConfig(vocab_size, context_length, d_model, **sizes, bias=bias, tie_weights=tie_weights)
     return sum(parameter_formula(config).values())
+
+
+def run_count(
+    answer, vocab_size, context_length, d_model, n_layers, n_heads, n_kv_heads, d_ff, bias, tie_weights
+):
+    sizes = (vocab_size, context_length, d_model, n_layers, n_heads, n_kv_heads, d_ff)
+    count = answer(*sizes, bias, tie_weights)
+    return operator.index(count) if isinstance(count, float) else count
+
+
+def blocks_without(*parts):
+    """A count in which these parts of the blocks are there once, and not in each block."""
+
+    def difference(c):
+        sizes = {
+            "attention": 2 * (c.D + c.bias) * (c.D + c.kv),
+            "feed-forward": 2 * c.D * c.d_ff + c.bias * (c.D + c.d_ff),
+            "norms": 2 * c.D * (1 + c.bias),
+        }
+        return -(c.n_layers - 1) * sum(sizes[part] for part in parts)
+
+    return more_by(difference)
 
 
 NAMES = ("V", "context", "D", "n_layers", "n_heads", "kv_heads", "d_ff", "bias", "tied")
@@ -858,7 +1063,7 @@ def with_arguments(**changes):
 
 
 def small_sizes(*, kv_heads=4, bias=False, tied=True):
-    return (10, 9, 8, 7, 4, kv_heads, 20, bias, tied)
+    return (10, 9, 8, 11, 4, kv_heads, 20, bias, tied)
 
 
 def a_block_more_or_less(case, got, expected):
@@ -872,7 +1077,7 @@ def drawn_sizes(draw, bias, tied):
         draw.whole(50, 99),
         draw.whole(20, 40),
         heads * width,
-        7,
+        11,
         heads,
         kv_heads,
         draw.whole(41, 99),
@@ -883,6 +1088,7 @@ def drawn_sizes(draw, bias, tied):
 
 GPT_PARAMETERS = Exercise(
     right=gpt_parameters,
+    run=run_count,
     cases=lambda draw: [
         small_sizes(),
         small_sizes(tied=False),
@@ -946,6 +1152,19 @@ GPT_PARAMETERS = Exercise(
         "The last norm is counted once for each block; there is one in the model.": more_by(
             lambda c: (c.n_layers - 1) * c.D * (1 + c.bias)
         ),
+        "A part of the blocks is counted once; each of the n_layers blocks has its own.": [
+            blocks_without("norms"),
+            blocks_without("feed-forward"),
+            blocks_without("attention"),
+            blocks_without("feed-forward", "norms"),
+            blocks_without("attention", "norms"),
+            blocks_without("attention", "feed-forward"),
+        ],
+        "A row of the embedding or of the table of positions counts as one number; it has d_model.": [
+            more_by(lambda c: -c.context * (c.D - 1)),
+            more_by(lambda c: -c.V * (c.D - 1)),
+            more_by(lambda c: -(c.context + c.V) * (c.D - 1)),
+        ],
         "The table of positions is not counted.": more_by(lambda c: -c.context * c.D),
         "The token embedding is not counted.": more_by(lambda c: -c.V * c.D),
         "One block is counted; there are n_layers.": with_arguments(n_layers=lambda c: 1),
@@ -973,12 +1192,23 @@ GPT_PARAMETERS = Exercise(
         ],
     },
     signs={
+        "Without biases all is right. With them the difference divides by n_layers: a layer inside the "
+        "blocks has too many biases, or too few.": lambda case, got, expected: (
+            case[7] and a_block_more_or_less(case, got, expected)
+        ),
+        "Without biases all is right. Ask of every linear layer and norm, inside and outside the blocks, how "
+        "many numbers it gives.": lambda case, got, expected: case[7],
         "What is missing or too much is in the blocks: "
         "the difference divides by n_layers.": a_block_more_or_less,
         "Something outside the blocks is not right (the embedding, the positions, the last norm or the "
         "output layer), and perhaps something inside them too.": (
             lambda case, got, expected: isinstance(got, int) and got != expected
         ),
+    },
+    errors={
+        "The count is a float, and an int is asked for: divide with // and it stays whole.": (
+            lambda case, error: "interpreted as an integer" in str(error)
+        )
     },
     tolerance=1e-9,
 )
@@ -1112,6 +1342,11 @@ def writes(name):
     return "out_proj" in name or "down_proj" in name
 
 
+def in_blocks(those):
+    """Scaled as it should be, but only in the blocks whose number is one of those."""
+    return std_where(lambda name: writes(name) and those(int(name.split(".")[1])))
+
+
 def by_place(name, d_model, n_layers):
     """Scaled by the number of the block in its name."""
     number = int(name.split(".")[1]) + 1 if name.startswith("blocks") else 1
@@ -1132,6 +1367,8 @@ def initial_std_cases(draw):
         ("embedding.token.weight", 10, 8),
         ("lm_head.weight", 10, 8),
         ("blocks.3.attention.out_proj.weight", 10, 8),
+        ("blocks.11.attention.out_proj.weight", 10, 12),
+        ("blocks.10.feed_forward.down_proj.weight", 10, 12),
         *((name, D, n_layers) for name in names),
     ]
 
@@ -1151,9 +1388,15 @@ INITIAL_STD = Exercise(
         "The matrices that write into the stream start larger; they should start smaller.": std_where(
             writes, lambda n_layers: 1 / math.sqrt(2 * n_layers)
         ),
-        "Nothing is scaled; the matrices that write into the stream start smaller.": std_where(
-            lambda name: False
-        ),
+        "Nothing is scaled; the matrices that write into the stream start smaller. Mind that each name ends "
+        "in .weight.": std_where(lambda name: False),
+        "The scale is there in some blocks only; all blocks have it, also those with a number of two "
+        "digits.": [
+            in_blocks(lambda number: number == 3),
+            in_blocks(lambda number: number == 0),
+            in_blocks(lambda number: number > 0),
+            in_blocks(lambda number: number < 10),
+        ],
         "Every matrix is scaled; only those that write into the stream are.": std_where(lambda name: True),
         "All matrices of the blocks are scaled; only the two that write into the stream are.": [
             std_where(lambda name: name.startswith("blocks")),
@@ -1204,8 +1447,9 @@ INITIAL_STD = Exercise(
         "A standard deviation is positive.": lambda case, got, expected: got <= 0,
         "This matrix writes into the stream; its default is right, and what it is divided by should be "
         "the root of 2 n_layers.": (lambda case, got, expected: writes(case[0])),
-        "This matrix is not scaled; it should start with the "
-        "default, the root of 2 / (5 d_model).": lambda case, got, expected: not writes(case[0]),
+        "This matrix is to start with the default, unscaled: the root of 2 / (5 d_model).": (
+            lambda case, got, expected: not writes(case[0])
+        ),
     },
 )
 
@@ -1215,10 +1459,10 @@ INITIAL_STD = Exercise(
 class TiedModel(nn.Module):
     """What the exercise asks for, and, by its settings, what it does not."""
 
-    def __init__(self, vocab_size, d_model, tie="object", cut="", last_norm=True, after=None):
+    def __init__(self, vocab_size, d_model, tie="object", cut="", normed="vectors", after=None):
         super().__init__()
         self.token, self.norm = nn.Embedding(vocab_size, d_model), nn.LayerNorm(d_model)
-        self.cut, self.last_norm, self.after = cut, last_norm, after
+        self.cut, self.normed, self.after = cut, normed, after
         self.lm_head = nn.Linear(d_model, vocab_size, bias=tie == "bias")
         if tie == "memory":
             self.lm_head.weight.data = self.token.weight.data
@@ -1230,7 +1474,9 @@ class TiedModel(nn.Module):
     def forward(self, token_ids):
         x = F.embedding(token_ids, self.token.weight.detach() if self.cut == "input" else self.token.weight)
         weight = self.lm_head.weight.detach() if self.cut == "output" else self.lm_head.weight
-        logits = F.linear(self.norm(x) if self.last_norm else x, weight, self.lm_head.bias)
+        x = self.norm(x) if self.normed == "vectors" else x
+        weight = self.norm(weight) if self.normed == "rows" else weight
+        logits = F.linear(x, weight, self.lm_head.bias)
         return self.after(logits) if self.after else logits
 
 
@@ -1244,24 +1490,57 @@ def tied_with(**settings):
     return Mistaken
 
 
-def run_tied(answer, weight, token_ids, targets, looked_at):
-    model = answer(*weight.shape).to(weight.device)
+class TiesInForward(TiedModel):
+    def __init__(self, vocab_size, d_model):
+        super().__init__(vocab_size, d_model, tie="copy")
+
+    def forward(self, token_ids):
+        self.lm_head.weight = self.token.weight
+        return super().forward(token_ids)
+
+
+class ClonesEarly(nn.Module):
+    """Its output layer has the numbers with which the embedding starts."""
+
+    def __init__(self, vocab_size, d_model):
+        super().__init__()
+        self.token, self.norm = nn.Embedding(vocab_size, d_model), nn.LayerNorm(d_model)
+        self.matrix = self.token.weight.clone()
+
+    def forward(self, token_ids):
+        return F.linear(self.norm(self.token(token_ids)), self.matrix)
+
+
+class ClonesAndCuts(ClonesEarly):
+    def forward(self, token_ids):
+        return F.linear(self.norm(self.token(token_ids)), self.matrix.detach())
+
+
+def run_tied(answer, weight, token_ids, targets, compared):
+    with torch.random.fork_rng(devices=[]):  # a copy of the first numbers is then alike in every answer
+        torch.default_generator.manual_seed(0)
+        model = answer(*weight.shape).to(weight.device)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.shape == weight.shape:
                 parameter.copy_(weight)
             elif parameter.dim() == 1 and parameter is not model.norm.weight:
                 parameter.zero_()
-    if looked_at == "number of parameters":
-        return sum(parameter.numel() for parameter in model.parameters())
+    if compared == "number of parameters":
+        before = sum(parameter.numel() for parameter in model.parameters())
+        model(token_ids)
+        after = sum(parameter.numel() for parameter in model.parameters())
+        return {"in the new model": before, "after a call": after}
     logits = model(token_ids)
-    if looked_at == "logits":
+    if compared == "logits":
         return logits
     loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    gradients = [None] * len(parameters)
+    if loss.requires_grad:
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
     found = [g for p, g in zip(parameters, gradients) if p is model.token.weight]
-    if looked_at == "gradient at the embedding":
+    if compared == "gradient at the embedding":
         return torch.zeros_like(weight) if not found or found[0] is None else found[0]
     with torch.no_grad():  # a step of training
         for parameter, gradient in zip(parameters, gradients):
@@ -1276,12 +1555,12 @@ TIED = Exercise(
     cases=lambda draw: (
         [
             (
-                torch.tensor([[1.0, 2.0, 6.0], [0.0, 3.0, 1.0]]),
+                torch.tensor([[1.0, 2.0, 6.0], [0.0, 3.0, 2.0]]),
                 torch.tensor([[0]]),
                 torch.tensor([[1]]),
-                looked_at,
+                compared,
             )
-            for looked_at in (
+            for compared in (
                 "logits",
                 "number of parameters",
                 "gradient at the embedding",
@@ -1289,8 +1568,8 @@ TIED = Exercise(
             )
         ]
         + [
-            (draw.normal(7, 5), draw.ids(7, 2, 3), draw.ids(7, 2, 3), looked_at)
-            for looked_at in (
+            (draw.normal(7, 5), draw.ids(7, 2, 3), draw.ids(7, 2, 3), compared)
+            for compared in (
                 "logits",
                 "number of parameters",
                 "gradient at the embedding",
@@ -1300,7 +1579,9 @@ TIED = Exercise(
     ),
     mistakes={
         "The output layer has a matrix of its own, perhaps a copy. It should be the embedding's "
-        "parameter, the same object.": tied_with(tie="copy"),
+        "parameter, the same object.": [tied_with(tie="copy"), ClonesEarly, ClonesAndCuts],
+        "The two matrices become one only when forward is called; who lists the parameters before gets "
+        "both. Tie them in __init__.": TiesInForward,
         "The two matrices share their numbers, but they are two parameters: each has its own gradient, "
         "and both are listed. Make them one object.": (tied_with(tie="memory")),
         "There is a matrix that is learned and not used, besides the one that is used twice; leave it "
@@ -1309,7 +1590,9 @@ TIED = Exercise(
             cut="output"
         ),
         "No gradient comes from the embedding: the matrix is cut off from it there.": tied_with(cut="input"),
-        "The norm before the output layer is left out.": tied_with(last_norm=False),
+        "The norm before the output layer is left out.": tied_with(normed=""),
+        "The rows of the embedding are normalised, and the vectors are not; the norm is for the vectors "
+        "before the output layer.": tied_with(normed="rows"),
         "The output layer has a bias; a logit is a dot product and nothing more.": tied_with(tie="bias"),
         "The result is shares; logits are wanted, before the softmax.": tied_with(
             after=lambda logits: logits.softmax(-1)
@@ -1324,10 +1607,14 @@ TIED = Exercise(
     signs={
         "model.parameters() lists more than the matrix and the "
         "norm; nothing else should be learned.": lambda case, got, expected: (
-            case[-1] == "number of parameters" and got > expected
+            case[-1] == "number of parameters" and max(got.values()) > max(expected.values())
         ),
         "model.parameters() lists less than the matrix and the norm.": lambda case, got, expected: (
-            case[-1] == "number of parameters" and got < expected
+            case[-1] == "number of parameters" and min(got.values()) < min(expected.values())
+        ),
+        "No gradient arrives at the embedding: the logits are cut off from it (detach, numpy, no_grad), or "
+        "its requires_grad is off.": lambda case, got, expected: (
+            case[-1] == "gradient at the embedding" and not got.any()
         ),
         "The logits are right, but the gradient at the embedding is not the sum of what comes from both "
         "uses.": (lambda case, got, expected: case[-1] == "gradient at the embedding"),

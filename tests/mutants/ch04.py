@@ -172,6 +172,31 @@ MUTANTS = {
         ),
         ("Expected the dtype float64", "return scaled", "scaled = scaled.float()\n        return scaled"),
         ("returns None", "return scaled if", "scaled if"),
+        ("count from the end", "x.mean(dim=-1, keepdim=True)  #", "x.mean(dim=1, keepdim=True)  #"),
+        (
+            "Only the mean is divided",
+            LAYER_NORM + "        mean, v = x.mean(-1, keepdim=True), x.var(-1, keepdim=True, correction=0)\n"
+            "        out = x - mean / (v + self.eps).sqrt() * self.weight\n"
+            "        return out if self.bias is None else out + self.bias",
+        ),
+        ("Expected the dtype float16", "centred = x - x", "x = x.float()\n        centred = x - x"),
+        ("divides by the weight too", ".sqrt() * self.weight", ".sqrt() / self.weight"),
+        (
+            "without their signs",
+            "variance = centred.square().mean(dim=-1, keepdim=True)  # (..., 1)\n"
+            "        scaled = centred / (variance + self.eps).sqrt()",
+            "scaled = centred / (abs(centred).mean(-1, True) + self.eps)",
+        ),
+        (
+            "ask whether self.bias is None",
+            "return scaled if self.bias is None else scaled + self.bias",
+            "if self.bias:\n            scaled = scaled + self.bias\n        return scaled",
+        ),
+        (
+            "something on the way is cut off",
+            "centred = x - x",
+            "x = torch.tensor(x.detach().numpy())\n        centred = x - x",
+        ),
     ],
     "4.2": [
         ("less its mean; the weight", "(grad_output * n).sum", "(grad_output * centred).sum"),
@@ -229,6 +254,45 @@ MUTANTS = {
         ("should be 0 for each vector", "- n * mean_gn", "- n * mean_gn / 2"),
         ("Result 3 of 3", "grad_bias = grad_output.sum", "grad_bias = 2 * grad_output.sum"),
         ("Expected 3 results, got 2", "return grad_x, grad_weight, grad_bias", "return grad_x, grad_weight"),
+        ("take grad_output itself", "(grad_output * n).sum", "(grad_output * weight * n).sum"),
+        ("take grad_output itself", "grad_bias = grad_output.sum", "grad_bias = (weight * grad_output).sum"),
+        ("s is the variance itself", "+ eps).sqrt()", "+ eps)"),
+        ("In n only the mean", "n = centred / s", "n = x - x.mean(dim=-1, keepdim=True) / s"),
+        (
+            "over more or other numbers",
+            "x.mean(dim=-1, keepdim=True)  # (B, T, D)\n    s = (centred.square().mean(dim=-1, ",
+            "x.mean(dim=1, keepdim=True)\n    s = (centred.square().mean(dim=1, ",
+        ),
+        (
+            "over more or other numbers",
+            "x.mean(dim=-1, keepdim=True)  # (B, T, D)\n    s = (centred.square().mean(dim=-1, keepdim=True)",
+            "x.mean()\n    s = (centred.square().mean()",
+        ),
+        (
+            "a part of the gradient at x is divided",
+            "(g - mean_g - n * mean_gn) / s",
+            "g - mean_g - n * mean_gn / s",
+        ),
+        (
+            "a part of the gradient at x is divided",
+            "(g - mean_g - n * mean_gn) / s",
+            "(g - mean_g) / s - n * mean_gn",
+        ),
+        ("factor weight is missing", "(g - mean_g", "(grad_output - mean_g"),
+        (
+            "multiplies the whole gradient at x",
+            BACKWARD.replace(
+                "slopes @ (grad_output[b, t] * weight)", "(slopes @ grad_output[b, t]) * weight"
+            ),
+        ),
+        (
+            "has the product of two means",
+            "(g * n).mean(dim=-1, keepdim=True)",
+            "g.mean(-1, True) * n.mean(-1, True)",
+        ),
+        ("eps is added after the root", "keepdim=True) + eps).sqrt()", "keepdim=True)).sqrt() + eps"),
+        ("look at n and s first", "s = (centred.square()", "s = (x.square()"),
+        ("Expected the dtype float32", "return grad_x, grad_weight", "return grad_x.double(), grad_weight"),
     ],
     "4.3": [
         ("eps is not used", RMS_NORM + "        return x / x.pow(2).mean().sqrt()"),
@@ -277,6 +341,10 @@ MUTANTS = {
         ("lost the last dimension", "mean(dim=-1, keepdim=True)", "mean(dim=-1)"),
         ("reaches the weight", ".sqrt() * self.weight", ".sqrt() * self.weight.data"),
         ("no attribute", "self.eps = eps", "pass"),
+        ("count from the end", "mean(dim=-1, keepdim=True)", "mean(dim=-2, keepdim=True)"),
+        ("Expected the dtype float16", "mean_square = x", "x = x.float()\n        mean_square = x"),
+        ("requires_grad off", "torch.ones(d_model))", "torch.ones(d_model), requires_grad=False)"),
+        ("divides by the weight too", ".sqrt() * self.weight", ".sqrt() / self.weight"),
     ],
     "4.4": [
         ("bracket around 1", "(1 + torch.tanh(inner))", "1 + torch.tanh(inner)"),
@@ -302,6 +370,19 @@ MUTANTS = {
             "def gelu(x):\n    inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)\n"
             "    e = torch.exp(2 * inner)\n    return 0.5 * x * (1 + (e - 1) / (e + 1))",
         ),
+        ("cut off", "inner =", "x = x.data\n    inner ="),
+        (
+            "cut off",
+            "def gelu(x):\n    root = (2 / math.pi) ** 0.5\n    numbers = x.flatten().tolist()\n"
+            "    out = [v / 2 * (1 + math.tanh(root * (v + 0.044715 * v**3))) for v in numbers]\n"
+            "    return torch.tensor(out, dtype=x.dtype).view(x.shape)",
+        ),
+        ("cannot pass through numpy", "inner =", "x = torch.from_numpy(x.numpy())\n    inner ="),
+        ("0.044715 is added to x", "(x + 0.044715 * x**3)", "(x + 0.044715) * x**3"),
+        ("raised to the third power with x", "0.044715 * x**3", "(0.044715 * x) ** 3"),
+        ("is another number", "0.044715", "0.045"),
+        ("with all its digits", "math.sqrt(2 / math.pi)", "0.8"),
+        ("with all its digits", "math.pi", "3.14"),
     ],
     "4.5": [
         ("Expected the shape (2,), got (3,)", "return self.down_proj(hidden)", "return hidden"),
@@ -370,6 +451,20 @@ MUTANTS = {
             "F.silu(self.gate_proj(x)).detach()",
         ),
         ("stops with an error", "super().__init__()", "pass"),
+        ("both factors of the product", "self.up_proj(x)  #", "self.gate_proj(x)  #"),
+        ("the block does that", "return self.down_proj(hidden)", "return x + self.down_proj(hidden)"),
+        ("applied to x", "F.silu(self.gate_proj(x))", "self.gate_proj(F.silu(x))"),
+        (
+            "applied to down_proj's result; it belongs",
+            "F.silu(self.gate_proj(x)) * self.up_proj(x)  # (..., D) -> (..., d_ff)\n"
+            "        return self.down_proj(hidden)",
+            "self.gate_proj(x) * self.up_proj(x)\n        return F.silu(self.down_proj(hidden))",
+        ),
+        (
+            "one layer under two names",
+            "self.up_proj = nn.Linear(d_model, d_ff, bias=bias)",
+            "self.up_proj = self.gate_proj",
+        ),
     ],
     "4.6": [
         (
@@ -452,6 +547,17 @@ MUTANTS = {
             "return x + feed_forward(norm2(x))",
             "return 2 * (x + feed_forward(norm2(x)))",
         ),
+        (
+            "called exactly once",
+            "def block(x, norm1, attention, norm2, feed_forward):\n"
+            "    return x + attention(norm1(x)) + feed_forward(norm2(x + attention(norm1(x))))",
+        ),
+        ("cut off", "attention(norm1(x))", "attention(norm1(x)).detach()"),
+        (
+            "cannot pass through numpy",
+            "x = x + attention(norm1(x))",
+            "x = torch.from_numpy(x.numpy() + attention(norm1(x)).numpy())",
+        ),
     ],
     "4.7": [
         (
@@ -500,6 +606,21 @@ MUTANTS = {
             "return total if",
             "total = torch.tensor(total)\n    return total if",
         ),
+        (
+            "an int is asked for",
+            "kv = n_kv_heads * d_model // n_heads",
+            "kv = n_kv_heads * d_model / n_heads",
+        ),
+        ("A part of the blocks", "+ feed_forward + 2 * norm) + norm", "+ feed_forward) + 3 * norm"),
+        (
+            "A part of the blocks",
+            "(attention + feed_forward + 2 * norm)",
+            "attention + feed_forward + 2 * norm",
+        ),
+        ("counts as one number", "context_length * d_model", "context_length"),
+        ("too many biases, or too few", "attention += 2 * d_model", "attention += d_model"),
+        ("too many biases, or too few", "feed_forward += d_ff + d_model", "feed_forward += d_ff"),
+        ("inside and outside the blocks", "+ 2 * norm) + norm", "+ 2 * norm) + d_model"),
     ],
     "4.8": [
         ("base 2", "math.log(", "math.log2("),
@@ -569,9 +690,26 @@ MUTANTS = {
         ("Queries, keys or values", '"down_proj.weight")', '"down_proj.weight", "q_proj.weight")'),
         ("up_proj or gate_proj", '"down_proj.weight")', '"down_proj.weight", "gate_proj.weight")'),
         ("should be the root of 2 n_layers", "math.sqrt(2 * n_layers)", "math.sqrt(2 * n_layers + 1)"),
-        ("should start with the default", "2 / (5 * d_model)", "1 / d_model"),
+        ("is to start with the default", "2 / (5 * d_model)", "1 / d_model"),
         ("is positive", "math.sqrt(2 / (5 * d_model))", "-math.sqrt(2 / (5 * d_model))"),
         ("returns None", "    return std\n", "    std\n"),
+        (
+            "in some blocks only",
+            'name.endswith(("out_proj.weight", "down_proj.weight"))',
+            'name in ("blocks.3.attention.out_proj.weight", "blocks.3.feed_forward.down_proj.weight")',
+        ),
+        (
+            "in some blocks only",
+            'name.endswith(("out_proj.weight", "down_proj.weight"))',
+            'name[9:].startswith(("attention.out", "feed_forward.down"))',
+        ),
+        (
+            "in some blocks only",
+            'name.endswith(("out_proj.weight", "down_proj.weight"))',
+            'name in [f"blocks.{i}.{layer}_proj.weight" for i in range(10)\n'
+            '                for layer in ("attention.out", "feed_forward.down")]',
+        ),
+        ("ends in .weight", '("out_proj.weight", "down_proj.weight")', '("out_proj", "down_proj")'),
     ],
     "4.10": [
         (
@@ -647,6 +785,45 @@ MUTANTS = {
             "gradient at the embedding is not the sum",
             "x = self.token(token_ids)",
             "x = (self.token(token_ids) + self.token(token_ids).detach()) / 2",
+        ),
+        (
+            "matrix of its own",
+            TIED
+            + "        self.matrix = self.token.weight.clone()\n"
+            + NO_LAYERS
+            + "        return self.norm(self.token(token_ids)) @ self.matrix.T",
+        ),
+        (
+            "matrix of its own",
+            TIED
+            + "        self.register_buffer('matrix', self.token.weight.detach().clone())\n"
+            + NO_LAYERS
+            + "        return self.norm(self.token(token_ids)) @ self.matrix.T",
+        ),
+        (
+            "rows of the embedding are normalised",
+            TIED
+            + "        pass\n"
+            + NO_LAYERS
+            + "        return self.token(token_ids) @ self.norm(self.token.weight).T",
+        ),
+        (
+            "when forward is called",
+            TIED
+            + "        self.out = nn.Linear(d_model, vocab_size, bias=False)\n"
+            + NO_LAYERS
+            + "        self.out.weight = self.token.weight\n"
+            "        return self.out(self.norm(self.token(token_ids)))",
+        ),
+        (
+            "No gradient arrives",
+            "return self.lm_head(self.norm(x))",
+            "return torch.tensor(self.lm_head(self.norm(x)).detach().numpy())",
+        ),
+        (
+            "No gradient arrives",
+            "self.lm_head.weight = self.token.weight",
+            "self.lm_head.weight = self.token.weight.requires_grad_(False)",
         ),
     ],
 }
