@@ -355,7 +355,7 @@ MUTANTS = {
     ],
     "6.4": [
         ("multinomial gets logits", "logits.softmax(dim=-1), 1", "logits, 1"),
-        ("gets logarithms", "logits.softmax(dim=-1), 1", "logits.log_softmax(dim=-1), 1"),
+        ("takes probabilities", "logits.softmax(dim=-1), 1", "logits.log_softmax(dim=-1), 1"),
         (
             "always takes the best",
             "drawn = torch.multinomial(logits.softmax(dim=-1), 1, generator=generator)",
@@ -412,13 +412,19 @@ MUTANTS = {
         ("in other shares", "logits.softmax(dim=-1), 1", "logits.softmax(dim=-1).sqrt(), 1"),
         ("changes its arguments", "logits = logits / temperature", "logits /= temperature"),
         (
-            "More than one id",
+            "more ids than a row has tokens",
             "logits.softmax(dim=-1), 1, generator=generator)",
             "logits.softmax(dim=-1), len(logits), generator=generator)[:, :1]",
         ),
         ("The exponentials overflow", "logits.softmax(dim=-1)", "logits.exp()"),
         ("down the columns", "logits.softmax(dim=-1)", "logits.softmax(dim=0)"),
         ("stops with an error: RuntimeError: shape", "drawn.squeeze(-1)", "drawn.view(len(drawn), 2)"),
+        (
+            "stops with an error: RuntimeError",
+            "logits = logits / temperature",
+            "logits = logits / torch.tensor([temperature, temperature])",
+        ),
+        ("takes probabilities", "logits.softmax(dim=-1), 1", "(logits * 0 + math.inf).softmax(dim=-1), 1"),
         ("only one is used when both", "    if top_p is not None:", "    elif top_p is not None:"),
         ("left of top_p", "keep_p(logits, top_p)", "keep_p(logits, 1 - top_p)"),
         ("dimension of the rows is lost", "drawn.squeeze(-1)", "drawn.squeeze()"),
