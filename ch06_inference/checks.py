@@ -9,7 +9,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from ch01_tokenization.checking import Exercise, checker
+from ch01_tokenization.checking import Exercise, checker, same
 
 from .chat import chat_ids
 from .convert import to_half_split, to_interleaved
@@ -58,6 +58,8 @@ TEMPERATURE = Exercise(
         (torch.tensor([[0.0, 3.0]]), 0),
         (torch.tensor([[0.0, 2.0], [3.0, 1.0]]), 0),
         (torch.tensor([[1.0, 2.0, 2.0]]), 0.0),
+        (torch.tensor([[1.0, 2.0, 2.0, 2.0]]), 0),  # topk(1) takes another one than argmax here
+        (torch.tensor([[5.0, 4.99]]), 0.01),
         (torch.tensor([[0.0, 1.0, 2.0], [1.0, -1.0, 0.0]]), 2.0),
         (torch.tensor([[300.0, 0.0, 299.0]]), 0.5),
         (draw.normal(2, 5), draw.real(0.3, 0.8)),
@@ -88,6 +90,9 @@ TEMPERATURE = Exercise(
             at_zero(lambda logits: best_of(logits) / best_of(logits).sum(dim=-1, keepdim=True)),
             at_zero(best_of),
         ],
+        "A small temperature is taken for 0. Only 0 itself is greedy; 0.01 is divided by like any other.": (
+            lambda logits, temperature: tempered(logits, 0 if temperature < 0.1 else temperature)
+        ),
         "At temperature 0 it returns the ids of the best tokens; the result is a row of probabilities there "
         "too, 1 for the best and 0 for the others.": at_zero(lambda logits: logits.argmax(dim=-1)),
         "At temperature 0 only one row of the batch gets its best token: look for the largest logit of each "
@@ -105,6 +110,13 @@ TEMPERATURE = Exercise(
         ),
     },
     signs={
+        "Of equally good tokens another one than the first gets everything; at temperature 0 it should be "
+        "the first.": lambda case, got, expected: (
+            case[1] == 0
+            and bool(((got == 1) == (got == got.amax(-1, keepdim=True))).all())
+            and torch.equal((got * case[0]).sum(-1), case[0].amax(-1))
+            and bool((got.sum(-1) == 1).all())
+        ),
         "There are probabilities below 0.": lambda case, got, expected: bool((got < 0).any()),
         "The probabilities of a row should have the sum 1.": lambda case, got, expected: (
             not torch.allclose(got.sum(-1), expected.sum(-1), atol=1e-3)
@@ -142,14 +154,16 @@ TOP_K = Exercise(
         (torch.tensor([[0.0, 1.0, 0.0, 0.0]]), 3),
         (torch.tensor([[-1.0, -3.0, -2.0], [5.0, 6.0, 4.0]]), 2),
         (torch.tensor([[1.0, 2.0]]), 3),
-        (draw.normal(3, 7), draw.whole(2, 5)),
+        (draw.normal(3, 7).double(), draw.whole(2, 5)),
         (draw.normal(4, 6).t().contiguous().t(), draw.whole(2, 5)),
         (draw.normal(2, 5), 8),
     ],
     mistakes={
         "Equal logits slip through: it keeps all that are as good as the k-th, and so more than k. Take the "
-        "places of the k "
-        "best.": lambda logits, k: logits.masked_fill(logits < threshold(logits, k), -math.inf),
+        "places of the k best.": [
+            lambda logits, k: logits.masked_fill(logits < threshold(logits, k), -math.inf),
+            lambda logits, k: logits.masked_fill(logits < logits.topk(k).values[:, -1:], -math.inf),
+        ],
         "Equal logits are lost: it drops all that are as good as the best one outside. Take the places of "
         "the k best.": (
             lambda logits, k: logits.masked_fill(
@@ -190,14 +204,26 @@ TOP_K = Exercise(
             lambda logits, k: top_k_filter(logits, k) if k <= logits.size(-1) else logits.topk(k).values,
             lambda logits, k: top_k_filter(logits, k) if k <= logits.size(-1) else [][k],
         ],
+        "A k above V drops everything; it should keep everything.": lambda logits, k: (
+            top_k_filter(logits, k) if k <= logits.size(-1) else torch.full_like(logits, -math.inf)
+        ),
         "It returns probabilities; the next filter and the softmax want logits.": lambda logits, k: (
             top_k_filter(logits, k).softmax(dim=-1)
+        ),
+        "What is kept has become a probability; it should stay the logit that it was.": lambda logits, k: (
+            logits.softmax(dim=-1).masked_fill(top_k_filter(logits, k).isneginf(), -math.inf)
+        ),
+        "The result is float32, whatever comes; it should have the dtype of the logits.": lambda logits, k: (
+            top_k_filter(logits, k).float()
         ),
         "The best logits have moved to the front: each should stay at its own place.": lambda logits, k: (
             top_k_filter(logits, k).sort(dim=-1, descending=True).values
         ),
     },
     signs={
+        "Dropped logits become a very negative number. Minus infinity is meant: its softmax is exactly 0.": (
+            lambda case, got, expected: bool((expected.isneginf() & got.isfinite() & (got < -50)).any())
+        ),
         "A row keeps more than k logits.": lambda case, got, expected: (
             isinstance(got, torch.Tensor)
             and bool((got.isfinite().sum(-1) > expected.isfinite().sum(-1)).any())
@@ -208,6 +234,14 @@ TOP_K = Exercise(
         ),
         "It keeps k logits in each row, but not the k best.": lambda case, got, expected: (
             isinstance(got, torch.Tensor) and bool((got.isfinite() != expected.isfinite()).any())
+        ),
+        "A kept logit is another one than before.": lambda case, got, expected: (
+            isinstance(got, torch.Tensor) and bool((got.isfinite() & (got != expected)).any())
+        ),
+    },
+    errors={
+        "The table that it writes into has another dtype than the logits.": lambda case, error: (
+            "dtype" in str(error)
         ),
     },
 )
@@ -256,6 +290,18 @@ def from_the_worst(ordered, sums, p):
     return sums >= (1 - p) * (1 + 1e-6)
 
 
+def down_the_columns(order=-1, shares=-1, sums=-1):
+    """A top-p filter that sorts, takes the softmax or adds up along another dimension."""
+
+    def keep(logits, p):
+        ordered, places = logits.sort(dim=order)
+        dropped = ordered.softmax(dim=shares).cumsum(dim=sums) < (1 - p) * (1 + 1e-6)
+        dropped.select(order, -1).fill_(False)
+        return logits.masked_fill(torch.empty_like(dropped).scatter(order, places, dropped), -math.inf)
+
+    return keep
+
+
 def right_kept(logits, p):
     return top_p_filter(logits, p).isfinite()
 
@@ -269,7 +315,12 @@ TOP_P = Exercise(
         (logs(0.5, 0.3, 0.1, 0.1), 0.8),
         (logs(0.6, 0.3, 0.1), 0.9),
         (logs(0.1, 0.2, 0.05, 0.4, 0.25), 0.75),
+        (logs(0.35, 0.3, 0.2, 0.15), 0.65),
+        (logs(0.65, 0.2, 0.1, 0.05), 0.65),
+        (logs(0.5, 0.3, 0.2), 0.8001),
+        (torch.tensor([[1.0, 0.0]]), 1e-7),
         (torch.tensor([[0.0, -18.5, 1.0]]), 1.0),
+        (torch.tensor([[0.0, -200.0]]), 1.0),
         (torch.tensor([[2.0, 0.0, 1.0, -1.0], [0.0, 0.1, 0.3, 0.2]]), 0.6),
         with_p(draw, draw.normal(3, 7)),
         with_p(draw, 2 * draw.normal(2, 6)),
@@ -282,6 +333,7 @@ TOP_P = Exercise(
         "When the best token alone has more than p, nothing is left. The best always stays.": [
             by_sum(lambda ordered, sums, p: sums <= p),
             by_sum(lambda ordered, sums, p: sums < p),
+            by_sum(from_the_worst, ascending=True),
         ],
         "It keeps one token too many, the one behind the last that p needs.": by_sum(
             lambda ordered, sums, p: torch.cat([0 * sums[:, :2], sums[:, :-2]], -1) < p
@@ -291,6 +343,7 @@ TOP_P = Exercise(
             by_sum(lambda ordered, sums, p: sums - ordered < p),
             by_sum(lambda ordered, sums, p: best_stays(torch.cat([sums[:, :1], sums[:, :-1]], -1) < p)),
             by_sum(lambda ordered, sums, p: sums >= 1 - p, ascending=True),
+            by_sum(lambda ordered, sums, p: (sums > 1 - p) | (sums == sums[:, -1:]), ascending=True),
             by_sum(lambda ordered, sums, p: best_stays(sums - ordered < p - 1e-6)),
             by_sum(
                 lambda ordered, sums, p: best_stays(torch.cat([sums[:, :1], sums[:, :-1]], -1) < p - 1e-6)
@@ -332,7 +385,30 @@ TOP_P = Exercise(
         "All rows keep the tokens of the first row; each row has its own set.": lambda logits, p: (
             logits.masked_fill(~right_kept(logits, p)[:1], -math.inf)
         ),
+        "The whole last row stays. It is the best token of each row that always stays.": lambda logits, p: (
+            logits.masked_fill(
+                torch.cat([~right_kept(logits, p)[:-1], torch.zeros_like(logits[-1:], dtype=torch.bool)]),
+                -math.inf,
+            )
+        ),
+        "It goes down the columns: in each row the logits are sorted, turned into probabilities and added "
+        "up, along the last dimension.": [
+            down_the_columns(0, 0, 0),
+            down_the_columns(shares=0),
+            down_the_columns(shares=0, sums=0),
+            down_the_columns(sums=0),
+            down_the_columns(order=0),
+        ],
         "It adds up logits; p is a probability, so softmax comes first.": [
+            lambda logits, p: logits.masked_fill(
+                torch.zeros_like(logits, dtype=torch.bool).scatter(
+                    -1,
+                    logits.argsort(-1),
+                    (logits.sort(-1).values.cumsum(-1) < (1 - p) * (1 + 1e-6))
+                    & (torch.arange(logits.size(-1), device=logits.device) < logits.size(-1) - 1),
+                ),
+                -math.inf,
+            ),
             lambda logits, p: logits.masked_fill(
                 logits.sort(-1, descending=True).values.cumsum(-1) - logits >= p, -math.inf
             ),
@@ -356,6 +432,9 @@ TOP_P = Exercise(
         "A row keeps nothing at all; the best token always stays.": lambda case, got, expected: bool(
             (~got.isfinite()).all(-1).any()
         ),
+        "Dropped logits become a very negative number. Minus infinity is meant: its softmax is exactly 0.": (
+            lambda case, got, expected: bool((expected.isneginf() & got.isfinite() & (got < -50)).any())
+        ),
         "A kept logit has changed; only what is dropped should change.": lambda case, got, expected: bool(
             (got.isfinite() & ((got - case[0]).abs() > 1e-3)).any()
         ),
@@ -372,18 +451,36 @@ TOP_P = Exercise(
 # ---------------------------------------------------------------- 6.4 the next token
 
 
-def run_sample(answer, logits, options, rows):
-    """The ids; with many equal rows the share of each id, and whether a seed gives the same ids again."""
+class NotProbabilities(ValueError):
+    """What torch.multinomial says of what it cannot draw from; of another type than all other errors."""
 
-    def ids(n):
-        dice = torch.Generator(logits.device).manual_seed(1)
-        return answer(logits.expand(n, -1), **options, generator=dice)
+
+def run_sample(answer, logits, options, rows):
+    """The ids and whether a draw was made; of many equal rows the shares, and what a seed gives."""
+
+    def ids(n, dice):
+        given = logits if n == len(logits) else logits.repeat(n, 1)
+        try:
+            return answer(given, **options, generator=dice)
+        except RuntimeError as error:
+            if "probability tensor" not in str(error):
+                raise
+            raise NotProbabilities(str(error)).with_traceback(error.__traceback__) from None
+
+    def seeded():
+        return torch.Generator(logits.device).manual_seed(1)
 
     if rows == len(logits):
-        return answer(logits, **options)
-    first, seeded, again = ids(rows), ids(50), ids(50)
+        dice = seeded()
+        found = {"the ids": ids(rows, dice)}
+        return found | {"the generator was used": not torch.equal(dice.get_state(), seeded().get_state())}
+    first, dice = ids(rows, seeded()), seeded()
     shares = first.flatten().bincount(minlength=logits.size(-1)).float() / first.numel()
-    return {"share of each id": shares, "the same seed draws the same ids": torch.equal(seeded, again)}
+    found, few = {"share of each id": shares}, ids(50, dice)
+    found["the same seed draws the same ids"] = torch.equal(few, ids(50, seeded()))
+    if not options:
+        found["a second draw gives other ids"] = not torch.equal(few, ids(50, dice))
+    return found
 
 
 def sampler(
@@ -432,23 +529,51 @@ def own_dice(logits, temperature=1.0, top_k=None, top_p=None, generator=None):
     return sample_next(logits, temperature, top_k, top_p)
 
 
+def own_seed(logits, temperature=1.0, top_k=None, top_p=None, generator=None):
+    return sample_next(logits, temperature, top_k, top_p, torch.Generator(logits.device).manual_seed(0))
+
+
+def draws_at_zero(logits, temperature=1.0, top_k=None, top_p=None, generator=None):
+    ids = sample_next(logits, max(temperature, 1e-8), top_k, top_p, generator)
+    return ids if temperature else logits.argmax(dim=-1)
+
+
+def one_filter(first):
+    """Where both are given, only the first is used."""
+
+    def choose(logits, temperature=1.0, top_k=None, top_p=None, generator=None):
+        if top_k is not None and top_p is not None:
+            top_k, top_p = (top_k, None) if first == "k" else (None, top_p)
+        return sample_next(logits, temperature, top_k, top_p, generator)
+
+    return choose
+
+
+def rest_of_p(logits, temperature=1.0, top_k=None, top_p=None, generator=None):
+    return sample_next(logits, temperature, top_k, None if top_p is None else 1 - top_p, generator)
+
+
 def one_for_all(logits, temperature=1.0, top_k=None, top_p=None, generator=None):
     return sample_next(logits[:1], temperature, top_k, top_p, generator).expand(len(logits))
 
 
-MANY = 4_000  # draws: two shares of them differ by more than the tolerance once in ten billion times
+MANY = 2_500  # draws: two shares of them differ by more than the tolerance less than once in a million times
 
 SAMPLE = Exercise(
     right=sample_next,
     run=run_sample,
     cases=lambda draw: [
         (torch.tensor([[1.0, 3.0, 2.0], [5.0, 0.0, 4.0]]), {"temperature": 0}, 2),
+        (torch.tensor([[1.0, 2.0, 2.0, 2.0]]), {"temperature": 0}, 1),
+        (torch.tensor([[0.0, 99.0]]), {}, 1),
         (torch.tensor([[2.0, 1.0, 0.0]]), {}, MANY),
         (torch.tensor([[2.0, 1.0, 0.0]]), {"temperature": 2.0}, MANY),
         (torch.tensor([[1.5, 1.0, 0.5, 0.0]]), {"top_k": 2}, MANY),
         (torch.tensor([[2.0, 1.0, 0.0]]), {"top_p": 0.8}, MANY),
         (torch.tensor([[2.0, 1.0, 0.0]]), {"top_p": 0.7}, MANY),
         (torch.tensor([[2.0, 1.0, 0.0]]), {"top_k": 2, "top_p": 0.7}, MANY),
+        (logs(0.5, 0.14, 0.13, 0.12, 0.11), {"top_k": 2, "top_p": 0.7}, MANY),
+        (logs(0.4, 0.22, 0.18, 0.12, 0.08), {"top_k": 4, "top_p": 0.65}, MANY),
         (torch.tensor([[2.0, 1.0, 0.0]]), {"temperature": 0.5, "top_p": 0.8}, MANY),
         (
             draw.choice([1, -1]) * torch.tensor([[1.0, 0.0, -1.5, -3.0]]),
@@ -456,7 +581,7 @@ SAMPLE = Exercise(
             MANY,
         ),
         (torch.tensor([[-1.0, -2.0, 0.5, -1.5, 1.0]]), {"temperature": 2.0, "top_k": draw.whole(2, 3)}, MANY),
-        (torch.tensor([[0.0, 99.0], [99.0, 0.0], [0.0, 99.0]]), {}, 3),
+        (torch.tensor([[0.0, 99.0], [99.0, 0.0], [0.0, 99.0]]), {"temperature": 0.5}, 3),
     ],
     mistakes={
         "torch.multinomial gets logits; it wants probabilities, so softmax comes before it.": [
@@ -465,9 +590,14 @@ SAMPLE = Exercise(
             sampler(lambda logits: logits.abs()),
         ],
         "torch.multinomial gets logarithms of probabilities; it wants the probabilities themselves.": [
-            sampler(lambda logits: logits.log_softmax(-1)),
             sampler(lambda logits: -logits.log_softmax(-1)),
         ],
+        "The exponentials overflow: exp of a large logit is infinite in float32. Softmax is not.": sampler(
+            lambda logits: logits.exp()
+        ),
+        "The softmax goes down the columns: each row has probabilities of its own.": sampler(
+            lambda logits: logits.softmax(0)
+        ),
         "It always takes the best token. Only temperature 0 is greedy; otherwise draw.": always_best,
         "It draws evenly among the tokens; each should come up as often as it is probable.": sampler(
             lambda logits: logits.isfinite().float()
@@ -475,6 +605,12 @@ SAMPLE = Exercise(
         "The temperature changes nothing: divide the logits by it first.": sampler(order="kp"),
         "It multiplies by the temperature; divide by it.": sampler(change=lambda logits, t: logits * t),
         "Temperature 0 divides by zero; take the best token there.": sampler(zero=False),
+        "Temperature 0 draws too. It takes the best token, and the generator stays as it was.": [
+            draws_at_zero,
+            lambda logits, temperature=1.0, top_k=None, top_p=None, generator=None: sample_next(
+                logits, max(temperature, 1e-8), top_k, top_p, generator
+            ),
+        ],
         "The filters get probabilities; they take logits, and softmax comes after them.": [
             on_probabilities(lambda shares: shares.clamp(min=0)),
             on_probabilities(lambda shares: shares.softmax(-1)),
@@ -483,6 +619,8 @@ SAMPLE = Exercise(
         "top_k changes nothing.": sampler(order="tp"),
         "top_p changes nothing.": sampler(order="tk"),
         "Neither top_k nor top_p changes anything.": sampler(order="t"),
+        "Of the two filters only one is used when both are given.": [one_filter("k"), one_filter("p")],
+        "keep_p gets what is left of top_p; it should get top_p itself.": rest_of_p,
         "Top p comes before top k. The order is temperature, top k, top p: of the k best, those that reach "
         "p.": [
             sampler(order="tpk"),
@@ -492,6 +630,13 @@ SAMPLE = Exercise(
             sampler(order="kpt")
         ],
         "The ids have the shape (B, 1): multinomial gives a column, and the result is (B,).": one_column,
+        "For a batch of one row the dimension of the rows is lost: the result is (B,), also for B = 1.": (
+            lambda logits, temperature=1.0, top_k=None, top_p=None, generator=None: sample_next(
+                logits, temperature, top_k, top_p, generator
+            ).squeeze()
+        ),
+        "It sets a seed of its own, so every draw gives the same ids; the generator brings its seed with "
+        "it.": own_seed,
         "It does not hand the generator to torch.multinomial, so the same seed gives other ids.": own_dice,
         "One row is drawn for the whole batch; every row should be drawn for itself.": [
             one_for_all,
@@ -501,16 +646,36 @@ SAMPLE = Exercise(
         ],
     },
     signs={
+        "At temperature 0 the first of equally good tokens should be taken.": lambda case, got, expected: (
+            case[1].get("temperature") == 0
+            and got["the ids"].shape == expected["the ids"].shape
+            and torch.equal(case[0].gather(-1, got["the ids"][:, None])[:, 0], case[0].amax(-1))
+            and not torch.equal(got["the ids"], expected["the ids"])
+        ),
         "All rows get the same id; every row should be drawn for itself.": lambda case, got, expected: (
-            isinstance(got, dict) and bool((got["share of each id"] == 1).any())
+            "share of each id" in got and bool((got["share of each id"] == 1).any())
         ),
         "It draws tokens that a filter should have dropped.": lambda case, got, expected: (
-            isinstance(got, dict)
+            "share of each id" in got
             and bool(((got["share of each id"] > 0) & (expected["share of each id"] == 0)).any())
         ),
         "The tokens come up in other shares than their probabilities.": lambda case, got, expected: (
-            isinstance(got, dict)
+            "share of each id" in got
             and bool(((got["share of each id"] - expected["share of each id"]).abs() > 0.05).any())
+        ),
+        "One token has all the probability here, and another id comes out: an id is the place in its row.": (
+            lambda case, got, expected: (
+                case[1].get("temperature") != 0
+                and got["the ids"].shape == expected["the ids"].shape
+                and bool((got["the ids"] != expected["the ids"]).any())
+            )
+        ),
+    },
+    errors={
+        "torch.multinomial gets numbers that are negative, as logits and logarithms may be, infinite or NaN; "
+        "it takes probabilities.": (lambda case, error: isinstance(error, NotProbabilities)),
+        "torch.multinomial is asked for more ids than a row has tokens; one id for each row is enough.": (
+            lambda case, error: "n_sample" in str(error)
         ),
     },
     tolerance=0.05,
@@ -615,6 +780,27 @@ class KeysTwice(RightCache):
         return super().append(keys, keys)
 
 
+class OneMemory(RightCache):
+    """Keys and values have one memory, and the values are written last."""
+
+    def append(self, keys, values):
+        return super().append(values, values)
+
+
+class Ahead(RightCache):
+    """Its length grows before it writes, and so it writes behind what it hands out."""
+
+    def append(self, keys, values):
+        T = keys.size(2)
+        if self.keys is None:
+            self.reserve(keys, T)
+            self.keys.zero_(), self.values.zero_()
+        self.length += T
+        self.keys[:, :, self.length : self.length + T] = keys
+        self.values[:, :, self.length : self.length + T] = values
+        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
+
+
 class Swapped(RightCache):
     def append(self, keys, values):
         return super().append(keys, values)[::-1]
@@ -702,6 +888,9 @@ LAYER_CACHE = Exercise(
         "length counts calls of append; it should count tokens, and a call may bring several.": CountsCalls,
         "length grows by the number of rows; count the tokens, the third dimension.": CountsRows,
         "The values returned are keys.": KeysTwice,
+        "The keys returned are values. Do both write to one and the same memory?": OneMemory,
+        "length has grown before the new keys and values are written, so they land behind what is handed "
+        "out.": Ahead,
         "Keys and values have changed places.": Swapped,
         "Each append sets memory aside anew, and what was there is lost.": LostRoom,
         "Each append sets memory aside anew; once, at the first append, is enough.": NewRoom,
@@ -710,6 +899,16 @@ LAYER_CACHE = Exercise(
         "The memory is float32, whatever comes: take the dtype of the keys.": Floats,
         "New keys and values are written to the beginning of the memory, over the old ones; they belong "
         "behind them.": (AtTheFront),
+    },
+    signs={
+        "The first append does not hand out what it was given: is it written where it is read?": (
+            lambda case, got, expected: (
+                not (
+                    same(got["keys from step 1"], expected["keys from step 1"])
+                    and same(got["values from step 1"], expected["values from step 1"])
+                )
+            )
+        ),
     },
 )
 
@@ -740,6 +939,9 @@ class Watched:
         return logits
 
 
+PREFERRED = torch.tensor([0.0, 1.3, 0.4, 0.9, 1.1, 0.2, 0.7, 1.2, 0.1, 0.6, 0.5])  # of each of the 11 ids
+
+
 def run_generate(answer, token_ids, max_new_tokens, in_cache, picks):
     """The ids, and what it took: a tiny GPT, of which the cache holds the first tokens already."""
     model = tiny_gpt(token_ids.device)
@@ -753,20 +955,31 @@ def run_generate(answer, token_ids, max_new_tokens, in_cache, picks):
             raise ValueError(
                 f"pick takes logits (B, V), the last of each row, and got the shape {tuple(logits.shape)}"
             )
+        logits = logits + PREFERRED.to(logits)  # so that a softmax before pick changes what it picks
         return {"best": logits.argmax, "worst": logits.argmin}[picks](dim=-1)  # (B, V) -> (B,)
 
-    ids = answer(watched, token_ids, max_new_tokens, pick, cache)
+    with torch.enable_grad():
+        ids = answer(watched, token_ids, max_new_tokens, pick, cache)
+        learning = torch.is_grad_enabled()
     return {
         "token ids": ids,
         "tokens of a row that each call of the model reads": watched.read,
         "the calls have the cache": all(watched.cached),
         "calls whose logits keep gradients": sum(watched.learns),
         "tokens in the cache at the end": cache.length,
+        "PyTorch keeps gradients again afterwards": learning,
     }
 
 
 def generator_of(
-    new=lambda ids, cache: ids[:, cache.length :], last=-1, use=True, best=False, cut=None, more=False, less=0
+    new=lambda ids, cache: ids[:, cache.length :],
+    last=-1,
+    use=True,
+    best=False,
+    cut=None,
+    more=False,
+    less=0,
+    soft=False,
 ):
     """A loop with something wrong in it."""
 
@@ -775,6 +988,7 @@ def generator_of(
         ids = token_ids
         for _ in range(max_new_tokens - less):
             logits = model(new(ids, cache), cache) if use else model(new(ids, cache))
+            logits = logits.softmax(-1) if soft else logits
             chosen = logits[:, last].argmax(-1) if best else pick(logits[:, last])
             ids = torch.cat([ids, chosen[:, None]], dim=1)
         if more:
@@ -790,6 +1004,17 @@ right_generate = generator_of()
 def with_gradients(model, token_ids, max_new_tokens, pick, cache):
     with torch.enable_grad():
         return right_generate.__wrapped__(model, token_ids, max_new_tokens, pick, cache)
+
+
+def first_with_gradients(model, token_ids, max_new_tokens, pick, cache):
+    with torch.enable_grad():
+        ids = right_generate.__wrapped__(model, token_ids, 1, pick, cache)
+    return right_generate(model, ids, max_new_tokens - 1, pick, cache)
+
+
+def gradients_off_for_good(model, token_ids, max_new_tokens, pick, cache):
+    torch.set_grad_enabled(False)
+    return right_generate(model, token_ids, max_new_tokens, pick, cache)
 
 
 def same_id_again(model, token_ids, max_new_tokens, pick, cache):
@@ -821,7 +1046,6 @@ GENERATE = Exercise(
         (torch.tensor([[3, 6]]), 1, 0, "best"),
         (torch.tensor([[3, 6]]), 2, 0, "best"),
         (torch.tensor([[3, 6, 4]]), 2, 1, "best"),
-        (torch.tensor([[3, 6, 4]]), 0, 0, "best"),
         (torch.tensor([[1, 2, 7], [9, 4, 0]]), 3, 0, "worst"),
         (draw.ids(11, 3, 5), draw.whole(3, 5), draw.whole(2, 4), "best"),
         (draw.ids(11, 4, 6), draw.whole(4, 6), 0, draw.choice(["best", "worst"])),
@@ -854,6 +1078,16 @@ GENERATE = Exercise(
         "It takes the best token whatever pick says; the choice is pick's.": generator_of(best=True),
         "Gradients are kept in every call, which costs memory that grows with the text; nothing is learned "
         "here.": (with_gradients),
+        "Gradients are kept in the first call, the one that reads the prompt; no call may keep them.": (
+            first_with_gradients
+        ),
+        "It switches gradients off for good, also for whatever is computed afterwards; torch.no_grad() holds "
+        "for its block alone.": gradients_off_for_good,
+        "Each call begins one token too early: what the cache holds goes in again.": [
+            generator_of(lambda ids, cache: ids[:, cache.length - 1 :]),
+            generator_of(lambda ids, cache: ids[:, max(0, cache.length - 1) :]),
+        ],
+        "pick gets probabilities; it takes the logits as they are.": generator_of(soft=True),
         "All rows go on with the token of the first row; each row has its own.": same_id_again,
         "It makes one token too few.": generator_of(less=1),
         "It makes one token too many.": generator_of(less=-1),
@@ -929,6 +1163,7 @@ PADDING = Exercise(
         padded_case([[7]], 9),
         padded_case([[5, 6], [7]], 9),
         padded_case([[7], [4, 5, 6]], 0),
+        padded_case([[9, 5], [7]], 9),
         padded_case([[1, 2], [3, 4], [5, 6]], 9),
         padded_case(drawn_rows(draw, [draw.whole(2, 4), 5, 1]), 60),
         padded_case(drawn_rows(draw, [6, draw.whole(1, 3), draw.whole(4, 5), 2]), draw.whole(51, 99)),
@@ -940,6 +1175,10 @@ PADDING = Exercise(
         ),
         "padding holds the lengths of the rows; it should say how many places of a row only fill it.": (
             lambda rows, pad_id: (pad_left(rows, pad_id)[0], torch.tensor([len(row) for row in rows])),
+            skip_padding,
+        ),
+        "padding counts the ids that are pad_id, and a real token may have this id too; count places.": (
+            lambda rows, pad_id: (pad_left(rows, pad_id)[0], (pad_left(rows, pad_id)[0] == pad_id).sum(1)),
             skip_padding,
         ),
         "The filling is always 0, whatever pad_id says.": (
@@ -958,6 +1197,9 @@ PADDING = Exercise(
         ),
         "The filling has negative positions; they should be 0 there.": skipping(
             lambda columns, earlier, T, padding: columns[earlier:] - padding
+        ),
+        "The filling has positions counted backwards from the first real token; they should be 0.": skipping(
+            lambda columns, earlier, T, padding: (columns[earlier:] - padding).abs()
         ),
         "Positions start again at 0 with each call; those of later columns go on where the earlier ones "
         "ended.": skipping(lambda columns, earlier, T, padding: (columns[:T] - padding).clamp(min=0)),
@@ -1010,6 +1252,21 @@ PADDING = Exercise(
                 causal_mask(T, earlier + T, padding.device) & ~real_keys(columns, padding)
             )
         ),
+        "A token does not see itself; it should see all up to and with itself.": skipping(
+            mask=lambda columns, earlier, T, padding: (
+                (columns < columns[earlier:, None]) & real_keys(columns, padding)
+            )
+        ),
+        "In the mask one of the two is enough, to be real or not to stand behind; it takes both.": skipping(
+            mask=lambda columns, earlier, T, padding: (
+                causal_mask(T, earlier + T, padding.device) | real_keys(columns, padding)
+            )
+        ),
+        "The mask takes the last columns of a row to be filling; it stands at the left.": skipping(
+            mask=lambda columns, earlier, T, padding: (
+                causal_mask(T, earlier + T, padding.device) & (columns < earlier + T - padding)[:, None, None]
+            )
+        ),
         "In the mask True means hidden; it should mean that a query may look.": skipping(
             mask=lambda columns, earlier, T, padding: ~skip_padding(earlier, T, padding.squeeze(1))[1]
         ),
@@ -1054,7 +1311,11 @@ def run_chat(answer, messages, says, max_new_tokens):
     """The conversation in pieces; then a model that says `says`, one id after another."""
     chat, answer_ids = answer
     end = byte_tokenizer().special_tokens["<|im_end|>"]
-    prompt, script, asked = [1, 2], iter([end if index == "end" else index for index in says] + 5 * [65]), []
+    prompt, script, asked = (
+        [1, 2],
+        iter([int(str(end)) if index == "end" else index for index in says] + 5 * [65]),
+        [],
+    )
 
     def next_id(ids):
         asked.append(list(ids))
@@ -1104,13 +1365,13 @@ def string_of(messages):
 START, END = "<|im_start|>", "<|im_end|>"
 
 
-def looping(keep_end=False, same=False, ignore_end=False, limit=0, whole=False, change=False, skip=False):
+def looping(keep_end=False, asked=None, ignore_end=False, limit=0, whole=False, change=False, skip=False):
     """answer_ids with something wrong in it."""
 
     def answer_ids(ids, next_id, end, max_new_tokens):
         text, new = ids if change else list(ids), []
         for _ in range(max_new_tokens - limit):
-            index = next_id(ids if same else text)
+            index = next_id(asked(ids, new) if asked else text)
             if index == end and skip:
                 continue
             if index == end and not ignore_end:
@@ -1187,6 +1448,9 @@ CHAT = Exercise(
             chatting(lambda role, text: [START, f"{role}: {text}", END, "\n"]),
             chatting(lambda role, text: [START, f"{role}{text}", END, "\n"]),
         ],
+        "Role and text have changed places; the role comes first.": chatting(
+            lambda role, text: [START, f"{text}\n{role}", END, "\n"]
+        ),
         "Messages are not ended: <|im_end|> is missing.": [
             chatting(lambda role, text: [START, f"{role}\n{text}", "\n"]),
             chatting(lambda role, text: [START, f"{role}\n{text}"]),
@@ -1202,7 +1466,13 @@ CHAT = Exercise(
         "The answer goes on behind its end.": looping(ignore_end=True),
         "The end is left out and the model is asked on; an answer is over there.": looping(skip=True),
         "The model is asked with the same ids every time: what it said belongs behind them.": looping(
-            same=True
+            asked=lambda ids, new: ids
+        ),
+        "The model is asked with the last id alone; it should see all that was said.": looping(
+            asked=lambda ids, new: [*ids, *new][-1:]
+        ),
+        "The model is asked with the answer alone; it should see the prompt before it.": looping(
+            asked=lambda ids, new: list(new)
         ),
         "The answer begins with the prompt; only what the model says is wanted.": looping(whole=True),
         "It changes the list that it was given; continue a copy.": looping(change=True),
@@ -1210,12 +1480,20 @@ CHAT = Exercise(
         "An answer without an end gets one token too many.": looping(limit=-1),
     },
     signs={
+        "There are lists in the list of ids; it should be one list of int.": lambda case, got, expected: any(
+            isinstance(index, list) for index in got["the conversation"]
+        ),
         "Special tokens are not where they belong: two around each message, and one before the answer.": (
             lambda case, got, expected: (
                 isinstance(got["the conversation"], list)
                 and [p for p in got["the conversation"] if p in (START, END)]
                 != [p for p in expected["the conversation"] if p in (START, END)]
             )
+        ),
+    },
+    errors={
+        "The model is asked on and on; after max_new_tokens ids the answer is over.": lambda case, error: (
+            isinstance(error, StopIteration)
         ),
     },
 )
@@ -1241,8 +1519,9 @@ def run_weights(answer, c_attn, rows, head_dim):
     return found | {"interleaved": interleave(rows, head_dim)}
 
 
-def weights_case(draw, D, H, d, width=None):
-    return draw.normal(D, 3 * D), draw.normal(H * d, width) if width else torch.arange(1.0, H * d + 1), d
+def weights_case(draw, D, H, d, width=None, dtype=torch.float32):
+    rows = draw.normal(H * d, width) if width else torch.arange(1.0, H * d + 1)
+    return draw.normal(D, 3 * D).to(dtype), rows.to(dtype), d
 
 
 def in_order(find):
@@ -1260,8 +1539,8 @@ WEIGHTS = Exercise(
     cases=lambda draw: [
         (torch.arange(1.0, 28).view(3, 9), torch.arange(1.0, 5), 4),
         (torch.arange(1.0, 28).view(3, 9), torch.arange(1.0, 7), 6),
-        weights_case(draw, 3, 2, 4),
-        weights_case(draw, 3, 3, 6, 5),
+        weights_case(draw, 5, 2, 4),
+        weights_case(draw, 5, 3, 6, 4, torch.float64),
         weights_case(draw, 6, draw.whole(2, 3), 8, draw.choice([3, 7])),
     ],
     mistakes={
@@ -1276,6 +1555,11 @@ WEIGHTS = Exercise(
         "It reads the numbers on in another shape; a transposed matrix has rows and columns exchanged.": [
             (lambda weight: weight.reshape(3, len(weight), len(weight)).unbind(), to_interleaved),
             (lambda weight: weight.reshape(3 * len(weight), len(weight)).chunk(3), to_interleaved),
+            (lambda weight: [part.t() for part in weight.reshape(3, len(weight), -1)], to_interleaved),
+        ],
+        "The three come as one tensor; the result is a tuple of three.": [
+            (lambda weight: torch.stack(split_c_attn(weight)), to_interleaved),
+            (lambda weight: weight.t(), to_interleaved),
         ],
         "Queries, keys and values are mixed: it takes every third column, and each of them is one block of "
         "columns.": [

@@ -55,7 +55,8 @@ class Bench:
 
     def verdict(self, number, code=None, seed=None):
         """What the check of an exercise says of code in place of the solution; None when it passes."""
-        names = namespace(self.chapter, [*self.before, *([code] if code else [])])
+        own = [code] if code else self.entries[number].code  # last, since a later exercise may use its names
+        names = namespace(self.chapter, [*self.before, *own])
         call = source_of(self.entries[number].check)
         try:
             with contextlib.redirect_stdout(io.StringIO()):

@@ -16,7 +16,7 @@ VARIANTS = {
     for row, (scores, shares) in enumerate(zip(logits, logits.double().softmax(dim=-1))):
         reached = 0.0
         for place in shares.argsort(descending=True).tolist():
-            if reached >= p - 1e-7 and p < 1:
+            if reached >= p * (1 - 1e-7) and p < 1:
                 break
             filtered[row, place] = scores[place]
             reached += shares[place].item()
@@ -168,6 +168,14 @@ MUTANTS = {
         ),
         ("stops before the softmax", "(logits / temperature).softmax(dim=-1)", "logits / temperature"),
         ("logarithms", ".softmax(dim=-1)", ".log_softmax(dim=-1)"),
+        ("small temperature is taken for 0", "if temperature == 0:", "if temperature < 0.1:"),
+        ("should be the first", "logits.argmax(dim=-1, keepdim=True)", "logits.topk(1).indices"),
+        (
+            "should be the first",
+            "def probabilities(logits, temperature):\n    if not temperature:\n        last = "
+            "logits.size(-1) - 1 - logits.flip(-1).argmax(-1)\n        return F.one_hot(last, "
+            "logits.size(-1)).float()\n    return torch.softmax(logits / temperature, dim=-1)",
+        ),
     ],
     "6.2": [
         (
@@ -228,6 +236,36 @@ MUTANTS = {
             "def top_k_filter(logits, k):\n    flat = logits.reshape(-1)\n"
             "    keep = flat.argsort(descending=True)[:k]\n    out = torch.full_like(flat, -math.inf)\n"
             "    out[keep] = flat[keep]\n    return out.view(logits.shape)",
+        ),
+        ("very negative number", "torch.full_like(logits, -math.inf)", "torch.full_like(logits, -100.0)"),
+        (
+            "very negative number",
+            "torch.full_like(logits, -math.inf)",
+            "torch.full_like(logits, torch.finfo(logits.dtype).min)",
+        ),
+        (
+            "A k above V drops everything",
+            "best = logits.topk(min(k, logits.size(-1)), dim=-1)",
+            "if k > logits.size(-1):\n        return torch.full_like(logits, -math.inf)\n    best = "
+            "logits.topk(k, dim=-1)",
+        ),
+        (
+            "Equal logits slip through",
+            "def top_k_filter(logits, k):\n    return logits.masked_fill(logits < "
+            "logits.topk(k).values[..., -1:], -math.inf)",
+        ),
+        ("has become a probability", "best = logits.topk(", "best = logits.softmax(-1).topk("),
+        ("has another dtype", "torch.full_like(logits, -math.inf)", "torch.full(logits.shape, -math.inf)"),
+        (
+            "float32, whatever comes",
+            "def top_k_filter(logits, k):\n    out = torch.full(logits.shape, -math.inf)\n    for b, row in "
+            "enumerate(logits):\n        places = row.argsort(descending=True)[:k]\n        out[b, places] "
+            "= row[places].float()\n    return out",
+        ),
+        (
+            "another one than before",
+            "def top_k_filter(logits, k):\n    places = logits.argsort(dim=-1, descending=True)[:, :k]\n    "
+            "return torch.full_like(logits, -math.inf).scatter(-1, places, logits)",
         ),
     ],
     "6.3": [
@@ -295,10 +333,29 @@ MUTANTS = {
             "logits.log_softmax(dim=-1).masked_fill(dropped, -math.inf)",
         ),
         ("stops with an error", "dropped[:, -1] = False", "dropped[-1] = Fals"),
+        ("whole last row", "dropped[:, -1] = False", "dropped[-1] = False"),
+        ("down the columns", "ordered.softmax(dim=-1)", "ordered.softmax(dim=0)"),
+        (
+            "down the columns",
+            "def top_p_filter(logits, p):\n    v, o = logits.sort(0)\n    drop = v.softmax(0).cumsum(0) < "
+            "(1 - p) * (1 + 1e-6)\n    drop[-1] = False\n    return "
+            "logits.masked_fill(torch.empty_like(drop).scatter(0, o, drop), -math.inf)",
+        ),
+        ("adds up logits", "ordered.softmax(dim=-1)", "ordered"),
+        ("very negative number", "(dropped, -math.inf)", "(dropped, -1e9)"),
+        ("nothing is left", "    dropped[:, -1] = False  # the best always stays\n", ""),
+        ("Rounding decides", "worse < (1 - p) * (1 + 1e-6)", "worse <= 1 - p"),
+        ("that crosses p is dropped", "1e-6", "1e-3"),
+        (
+            "Rounding decides",
+            "def top_p_filter(logits, p):\n    v, o = logits.double().sort(-1, descending=True)\n    n = "
+            "(v.softmax(-1).cumsum(-1) < p - 1e-9).sum(-1, keepdim=True) + 1\n    return "
+            "logits.masked_fill(o.argsort(-1) >= n, -math.inf)",
+        ),
     ],
     "6.4": [
         ("multinomial gets logits", "logits.softmax(dim=-1), 1", "logits, 1"),
-        ("gets logarithms", "logits.softmax(dim=-1), 1", "logits.log_softmax(dim=-1), 1"),
+        ("takes probabilities", "logits.softmax(dim=-1), 1", "logits.log_softmax(dim=-1), 1"),
         (
             "always takes the best",
             "drawn = torch.multinomial(logits.softmax(dim=-1), 1, generator=generator)",
@@ -353,6 +410,52 @@ MUTANTS = {
             "logits = keep_k(logits, top_k + 1)",
         ),
         ("in other shares", "logits.softmax(dim=-1), 1", "logits.softmax(dim=-1).sqrt(), 1"),
+        ("changes its arguments", "logits = logits / temperature", "logits /= temperature"),
+        (
+            "more ids than a row has tokens",
+            "logits.softmax(dim=-1), 1, generator=generator)",
+            "logits.softmax(dim=-1), len(logits), generator=generator)[:, :1]",
+        ),
+        ("The exponentials overflow", "logits.softmax(dim=-1)", "logits.exp()"),
+        ("down the columns", "logits.softmax(dim=-1)", "logits.softmax(dim=0)"),
+        ("stops with an error: RuntimeError: shape", "drawn.squeeze(-1)", "drawn.view(len(drawn), 2)"),
+        (
+            "stops with an error: RuntimeError",
+            "logits = logits / temperature",
+            "logits = logits / torch.tensor([temperature, temperature])",
+        ),
+        ("takes probabilities", "logits.softmax(dim=-1), 1", "(logits * 0 + math.inf).softmax(dim=-1), 1"),
+        ("only one is used when both", "    if top_p is not None:", "    elif top_p is not None:"),
+        ("left of top_p", "keep_p(logits, top_p)", "keep_p(logits, 1 - top_p)"),
+        ("dimension of the rows is lost", "drawn.squeeze(-1)", "drawn.squeeze()"),
+        (
+            "a seed of its own",
+            "generator=generator)  # (B, V)",
+            "generator=torch.Generator(logits.device).manual_seed(0))  # (B, V)",
+        ),
+        (
+            "a seed of its own",
+            "drawn = torch.multinomial(logits.softmax(dim=-1), 1, generator=generator)",
+            "torch.manual_seed(0)\n    drawn = torch.multinomial(logits.softmax(dim=-1), 1)",
+        ),
+        (
+            "Temperature 0 draws too",
+            "if temperature == 0:\n        return logits.argmax(dim=-1)  # (B, V) -> (B,)\n    logits = "
+            "logits / temperature",
+            "logits = logits / max(temperature, 1e-8)",
+        ),
+        (
+            "Temperature 0 draws too",
+            "if temperature == 0:\n",
+            "if temperature == 0:\n        torch.multinomial(logits.softmax(dim=-1), 1, "
+            "generator=generator)\n",
+        ),
+        ("first of equally good tokens", "logits.argmax(dim=-1)", "logits.topk(1).indices[:, 0]"),
+        (
+            "another id comes out",
+            "logits = logits / temperature",
+            "logits = (logits / temperature).sort(dim=-1, descending=True).values",
+        ),
     ],
     "6.5": [
         (
@@ -457,6 +560,26 @@ MUTANTS = {
             "self.keys = self.values = None  # (B, Hkv, capacity, d), once the sizes are known\n",
             "\n",
         ),
+        (
+            "one and the same memory",
+            "self.values = values.new_empty(B, H, self.capacity, d)",
+            "self.values = self.keys",
+        ),
+        (
+            "land behind what is handed",
+            "class LayerCache:\n    def __init__(self, capacity):\n        self.capacity, self.length, "
+            "self.keys = capacity, 0, None\n\n    def append(self, keys, values):\n        B, H, T, d = "
+            "keys.shape\n        if self.keys is None:\n            self.keys = keys.new_zeros(B, H, "
+            "self.capacity, d)\n            self.values = torch.zeros_like(self.keys)\n        self.length "
+            "+= T\n        self.keys[:, :, self.length : self.length + T] = keys\n        self.values[:, :, "
+            "self.length : self.length + T] = values\n        return self.keys[:, :, : self.length], "
+            "self.values[:, :, : self.length]",
+        ),
+        (
+            "does not hand out what it was given",
+            "return self.keys[:, :, :end], self.values[:, :, :end]",
+            "return self.keys[:, :, : end - 1], self.values[:, :, : end - 1]",
+        ),
     ],
     "6.6": [
         ("reads the whole text again", "token_ids[:, cache.length :]", "token_ids"),
@@ -511,6 +634,23 @@ MUTANTS = {
             "    if max_new_tokens and not cache.length and length:\n        with torch.no_grad():\n"
             "            model(token_ids[:, :length], cache)\n    for _ in range(max_new_tokens):",
         ),
+        (
+            "in the first call",
+            "def generate(model, token_ids, max_new_tokens, pick, cache):\n    logits = model(token_ids[:, "
+            "cache.length :], cache)\n    with torch.no_grad():\n        for i in "
+            "range(max_new_tokens):\n            new = pick(logits[:, -1])[:, None]\n            token_ids "
+            "= torch.cat([token_ids, new], 1)\n            if i < max_new_tokens - 1:\n                "
+            "logits = model(new, cache)\n    return token_ids",
+        ),
+        ("one token too early", "cache.length :", "cache.length - 1 :"),
+        ("pick gets probabilities", "pick(logits)", "pick(logits.softmax(-1))"),
+        (
+            "gradients off for good",
+            "def generate(model, token_ids, max_new_tokens, pick, cache):\n    "
+            "torch.set_grad_enabled(False)\n    for _ in range(max_new_tokens):\n        logits = "
+            "model(token_ids[:, cache.length :], cache)[:, -1]\n        token_ids = torch.cat([token_ids, "
+            "pick(logits)[:, None]], dim=1)\n    return token_ids",
+        ),
     ],
     "6.7": [
         ("filled up at the right", "[pad_id] * n + row", "row + [pad_id] * n"),
@@ -564,6 +704,23 @@ MUTANTS = {
             "    return positions, causal_mask(T, earlier + T, padding.device) & real[:, None, :, None]",
         ),
         ("mask of the prompt: Expected the dtype bool, got float32", "min=0), mask", "min=0), mask.float()"),
+        (
+            "padding counts the ids that are pad_id",
+            "torch.tensor(padding)  # (B, T)",
+            "(torch.tensor(filled) == pad_id).sum(1)  # (B, T)",
+        ),
+        (
+            "does not see itself",
+            "causal_mask(T, earlier + T, padding.device)",
+            "(columns < columns[earlier:, None])",
+        ),
+        ("one of the two is enough", "& real[:, None, None]", "| real[:, None, None]"),
+        (
+            "takes the last columns",
+            "columns >= padding.unsqueeze(1)",
+            "columns < earlier + T - padding.unsqueeze(1)",
+        ),
+        ("counted backwards", "positions.clamp(min=0)", "positions.abs()"),
     ],
     "6.8": [
         (
@@ -622,6 +779,19 @@ MUTANTS = {
             'return [*ids, start, *tokenizer.encode_ordinary("assistant\\n")]',
             'return torch.tensor([*ids, start, *tokenizer.encode_ordinary("assistant\\n")])',
         ),
+        (
+            "There are lists in the list",
+            'def chat_ids(tokenizer, messages):\n    start, end = tokenizer.special_tokens["<|im_start|>"], '
+            'tokenizer.special_tokens["<|im_end|>"]\n    ids = []\n    for role, text in messages:\n        '
+            'ids.append(start)\n        ids.append(tokenizer.encode_ordinary(role + "\\n" + text))\n        '
+            'ids.append(end)\n        ids.append(tokenizer.encode_ordinary("\\n"))\n    '
+            'ids.append(start)\n    ids.append(tokenizer.encode_ordinary("assistant\\n"))\n    return ids',
+        ),
+        ("the last id alone", "next_id([*ids, *answer])", "next_id((ids + answer)[-1:])"),
+        ("the answer alone", "next_id([*ids, *answer])", "next_id(list(answer))"),
+        ("asked on and on", "for _ in range(max_new_tokens):", "while True:"),
+        ("Role and text have changed places", 'f"{role}\\n{text}"', 'f"{text}\\n{role}"'),
+        ("goes on behind its end", "index == end", "index is end"),
     ],
     "6.9": [
         ("lie on their side", "return queries.t(), keys.t(), values.t()", "return queries, keys, values"),
@@ -662,5 +832,22 @@ MUTANTS = {
         ),
         ("keep the split dimensions", "return pairs.flatten(0, 2)", "return pairs"),
         ("stops with an error", "pairs.flatten(0, 2)", "pairs.view(weight.shape)"),
+        (
+            "in another shape",
+            "queries, keys, values = weight.chunk(3, dim=1)",
+            "queries, keys, values = weight.reshape(3, len(weight), len(weight))",
+        ),
+        (
+            "come as one tensor",
+            "return queries.t(), keys.t(), values.t()",
+            "return torch.stack([queries.t(), keys.t(), values.t()])",
+        ),
+        (
+            "Expected the dtype float64, got float32",
+            "def to_interleaved(weight, head_dim):\n    out = torch.zeros(weight.shape)\n    half = "
+            "head_dim // 2\n    for first in range(0, len(weight), head_dim):\n        for r in "
+            "range(half):\n            out[first + 2 * r], out[first + 2 * r + 1] = weight[first + r], "
+            "weight[first + r + half]\n    return out",
+        ),
     ],
 }
