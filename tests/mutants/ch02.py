@@ -140,6 +140,11 @@ MUTANTS = {
             "    return torch.tensor([[rows[i] for i in text] for text in token_ids.tolist()], "
             "dtype=table.dtype)",
         ),
+        (
+            "NumPy does not carry them",
+            "def lookup(token_ids, table):\n    one_hot = F.one_hot(token_ids, len(table)).numpy()\n"
+            "    return torch.from_numpy(one_hot @ table.numpy()).to(table.dtype)",
+        ),
     ],
     "2.2": [
         (
@@ -407,6 +412,11 @@ MUTANTS = {
             "cos_sin[..., 0].cos(), cos_sin[..., 1].sin()",
         ),
         ("part of the gradient", "a, b = x[..., 0::2]", "a, b = x.data[..., 0::2]"),
+        (
+            "NumPy does not carry them",
+            "x[..., 0::2], x[..., 1::2]",
+            "map(torch.tensor, (x.numpy()[..., 0::2], x.numpy()[..., 1::2]))",
+        ),
     ],
     "2.7": [
         ("wrong sign", "distances.unsqueeze(-1) * speeds", "-distances.unsqueeze(-1) * speeds"),
