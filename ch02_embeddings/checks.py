@@ -52,7 +52,16 @@ class Closed(torch.Tensor):
 
 def with_closed_table(answer, token_ids, table):
     found = answer(token_ids, table.as_subclass(Closed))
-    return found.as_subclass(torch.Tensor) if isinstance(found, torch.Tensor) else found
+    if not isinstance(found, torch.Tensor):
+        return found
+    found = found.as_subclass(torch.Tensor)
+    if not table.requires_grad or found.shape != (*token_ids.shape, table.size(1)):
+        return found
+    arrives = torch.arange(1.0, 1 + found.numel(), dtype=found.dtype, device=found.device).view(found.shape)
+    gradient = torch.zeros_like(table)
+    if found.requires_grad:
+        (gradient,) = torch.autograd.grad((found * arrives).sum(), table)
+    return {"vectors": found, "the gradient of the table": gradient}
 
 
 def ones_at(ids, size, table):
@@ -71,6 +80,11 @@ LOOKUP = Exercise(
     # what the course does, on a table that has been opened
     right=lambda token_ids, table: F.embedding(token_ids, table.as_subclass(torch.Tensor)),
     run=with_closed_table,
+    errors={
+        "Gradients must come back to the table, and NumPy does not carry them. Stay with tensors.": (
+            lambda case, error: "call numpy()" in str(error)
+        ),
+    },
     cases=lambda draw: [
         (torch.tensor([[1]]), torch.tensor([[1.0, 2.0], [3.0, 4.0]])),
         (torch.tensor([[0]]), torch.tensor([[1.0, 2.0], [3.0, 4.0]])),
@@ -79,8 +93,12 @@ LOOKUP = Exercise(
         (ids_with_last(draw, 7, 2, 5), draw.normal(7, 3)),
         (ids_with_last(draw, 6, 5, 4), draw.normal(6, 2)),
         (draw.ids(5, 2, 3), draw.normal(7, 4)),
+        (ids_with_last(draw, 5, 3, 2), draw.normal(5, 4).requires_grad_()),
     ],
     mistakes={
+        "No gradient comes back to the table. The product should be of tensors, and of the table itself.": (
+            lambda ids, table: ones_at(ids, len(table), table) @ table.detach()
+        ),
         "It takes rows out of the table by indexing. Here the same rows should come out of a "
         "matrix product.": (lambda ids, table: table[ids]),
         "The one-hot vectors are as long as the largest id asks for. They need one place for each row "
@@ -186,6 +204,9 @@ LOOKUP_GRADIENT = Exercise(
         ],
         "Only the first text of the batch counts. All texts read the same table, so all send it "
         "their shares.": (lambda grad, ids, size: summed_by_row(grad[:1], ids[:1], size)),
+        "Ids and derivatives are flattened in different orders, so a row gets those of other places.": (
+            lambda grad, ids, size: summed_by_row(grad, ids.T.reshape(ids.shape), size)
+        ),
         "This is the mean over the batch. Here the shares of all texts are added.": (
             lambda grad, ids, size: summed_by_row(grad, ids, size) / len(ids)
         ),
@@ -244,7 +265,10 @@ NEAREST = Exercise(
         (torch.tensor([[3.0, 1.0], [9.0, -9.0], [1.0, 0.0]]), 0, 1),  # a long row at a wide angle
         (torch.tensor([[1.0, 0.0], [-3.0, 1.0], [0.0, 2.0]]), 0, 2),
         (torch.tensor([[1.0, 0.0], [-1.0, 2.0], [-2.0, 1.0]]), 0, 1),  # only wide angles
-        (torch.tensor([[5.0, 1.0], [1.0, 2.0], [5.0, 6.0], [0.0, 3.0]]), 1, 3),
+        (torch.tensor([[5.0, 1.0], [1.0, 2.0], [5.0, 6.0], [0.0, 3.0], [-4.0, -1.0]]), 1, 3),
+        (torch.tensor([[0.1, 1.0], [0.3, 1.5], [-0.5, 3.0]]), 0, 1),  # columns of different size
+        (torch.tensor([[1.0, 0.0], [-2.0, 0.0]]), 0, 1),  # the opposite direction, cosine -1
+        (torch.tensor([[1.0, 0.0], [-2.0, 0.0]]), 1, 1),
         (without_ties(draw, 7, 3), draw.whole(0, 5), 4),
         (without_ties(draw, 9, 4), draw.whole(3, 7), 5),
     ],
@@ -252,14 +276,25 @@ NEAREST = Exercise(
         "The token itself is in the list. It is always its own nearest, so leave it out.": [
             lambda table, i, k: closeness(table, i).topk(k).indices,
             lambda table, i, k: best(closeness(table, i), i, k, 0.0),
+            lambda table, i, k: best(closeness(table, i), i, k, -1.0),
         ],
         "The ids are places in a table from which a row was taken out, so all behind it are too "
         "small by 1.": shortened,
         "It compares dot products, so long rows win. The cosine looks at directions only.": [
             lambda table, i, k: best(table @ table[i], i, k),
-            lambda table, i, k: best(F.normalize(table, dim=0) @ F.normalize(table, dim=0)[i], i, k),
             lambda table, i, k: best(table @ F.normalize(table, dim=1)[i], i, k),
         ],
+        "The columns of the table are brought to length 1. It should be the rows.": (
+            lambda table, i, k: best(F.normalize(table, dim=0) @ F.normalize(table, dim=0)[i], i, k)
+        ),
+        "A row is divided by something else than its length. Its length is the square root of the sum of "
+        "its squares.": [
+            lambda table, i, k: best(F.normalize(table, p=1, dim=1) @ table[i], i, k),
+            lambda table, i, k: best(table / table.square().sum(dim=1, keepdim=True) @ table[i], i, k),
+        ],
+        "Softmax is no way to bring a row to length 1: it loses the signs. Divide by the length.": (
+            lambda table, i, k: best(table.softmax(dim=1) @ table.softmax(dim=1)[i], i, k)
+        ),
         "It measures the distance between the tips of the rows; asked for is the angle between them.": (
             lambda table, i, k: best(-(table - table[i]).norm(dim=1), i, k)
         ),
@@ -291,8 +326,20 @@ NEAREST = Exercise(
 # ---------------------------------------------------------------- 2.4
 
 
+def refuse_odd(d_model):
+    if d_model % 2:
+        raise ValueError(f"expected an even d_model, got {d_model}")
+
+
+def clock_table(positions, d_model):
+    """The course's, which says of an odd d_model only what the exercise does."""
+    refuse_odd(d_model)
+    return sinusoids(positions, d_model)
+
+
 def clock(positions, d_model, base=10000.0, step=2, sign=-1, dtype=torch.float64):
     """The sinusoidal table in pieces that can be wrong: -> sines, cosines (..., D/2) each."""
+    refuse_odd(d_model)
     speeds = base ** (
         sign * step * torch.arange(d_model // 2, dtype=dtype, device=positions.device) / d_model
     )
@@ -302,6 +349,7 @@ def clock(positions, d_model, base=10000.0, step=2, sign=-1, dtype=torch.float64
 
 def by_division(positions, d_model):
     """The same in float32, with a division, which rounds differently: -> sines, cosines (..., D/2) each."""
+    refuse_odd(d_model)
     even = torch.arange(0, d_model, 2, device=positions.device)
     angles = positions.unsqueeze(-1) / 10000 ** (even / d_model)
     return angles.sin(), angles.cos()
@@ -313,6 +361,7 @@ def alternating(a, b):
 
 def one_speed_each(positions, d_model):
     """A hand for each dimension in place of one for each pair."""
+    refuse_odd(d_model)
     j = torch.arange(d_model, device=positions.device)
     angles = positions.unsqueeze(-1) * 10000.0 ** (-j.double() / d_model)
     return torch.where(j % 2 == 0, angles.sin(), angles.cos())
@@ -328,8 +377,15 @@ def numbered(positions, d_model):
     return sinusoids(count, d_model)
 
 
+def with_odd(positions, d_model, cut=None):
+    """A clock that takes an odd d_model too, with a pair that is cut off or left out."""
+    even = torch.arange(0, d_model, 2, dtype=torch.float64, device=positions.device)
+    angles = positions.unsqueeze(-1) * 10000.0 ** (-even / d_model)
+    return alternating(angles.sin(), angles.cos())[..., : cut(d_model) if cut else None]
+
+
 SINUSOIDS = Exercise(
-    right=sinusoids,
+    right=clock_table,
     refuses=(ValueError,),
     cases=lambda draw: [
         (torch.tensor([1]), 2),
@@ -338,6 +394,7 @@ SINUSOIDS = Exercise(
         (torch.tensor(5), 6),
         (torch.tensor([7, 2]), 8),
         (torch.tensor([1_234_567]), 6),
+        (torch.tensor([20_000_001]), 4),  # float32 does not have this number
         (torch.tensor([1, 2]), 5),
         (draw.ids(500, 2, 3), 10),
         (10 + draw.ids(3000, 5), 2 * draw.whole(6, 9)),
@@ -373,6 +430,20 @@ SINUSOIDS = Exercise(
             lambda p, d: alternating(*clock(p, d, base=1000.0)),
             lambda p, d: alternating(*clock(p, d, base=math.e)),
         ],
+        "All pairs turn by one radian at each position. Are the exponents rounded to whole numbers?": (
+            lambda p, d: alternating(*clock(p, d, step=0))
+        ),
+        "An odd d_model should be refused with a ValueError.": [
+            with_odd,
+            lambda p, d: with_odd(p, d, cut=lambda d: d),
+            lambda p, d: with_odd(p, d, cut=lambda d: d - d % 2),
+            lambda p, d: sinusoids(p, d - d % 2),
+        ],
+    },
+    errors={
+        "An odd d_model should be refused, with a ValueError and before anything else.": (
+            lambda case, error: case[1] % 2
+        ),
     },
     signs={
         "Sine and cosine of one pair do not belong to the same angle: their squares should add up to 1.": (
@@ -425,6 +496,9 @@ STEP_MATRIX = Exercise(
         "This matrix goes k positions back. On position 0 it should give (sin kω, cos kω).": (
             lambda k, pair, d, theta: turned_by(-k * speed_of(pair, d, theta))
         ),
+        "The sign of k is lost. With a k below 0 the hand goes back.": (
+            lambda k, pair, d, theta: turned_by(abs(k) * speed_of(pair, d, theta))
+        ),
         "It takes one step, whatever k says.": lambda k, pair, d, theta: turned_by(speed_of(pair, d, theta)),
         "It turns by k radians, which is right for pair 0 only. Other pairs "
         "are slower.": lambda k, pair, d, theta: turned_by(k),
@@ -437,12 +511,14 @@ STEP_MATRIX = Exercise(
         "Later pairs turn faster than pair 0; the exponent should be below 0.": (
             lambda k, pair, d, theta: turned_by(k / speed_of(pair, d, theta))
         ),
-        "Sines and cosines have changed places in the matrix. For k = 0 it should change nothing.": (
-            lambda k, pair, d, theta: turned_by(k * speed_of(pair, d, theta)).flip(0)
-        ),
-        "This is a mirror and not a turn. For k = 0 the matrix should change nothing.": (
-            lambda k, pair, d, theta: turned_by(k * speed_of(pair, d, theta)) * torch.tensor([[1.0], [-1.0]])
-        ),
+        "Sines and cosines have changed places in the matrix. For k = 0 it should change nothing.": [
+            lambda k, pair, d, theta: turned_by(k * speed_of(pair, d, theta)).flip(0),
+            lambda k, pair, d, theta: turned_by(k * speed_of(pair, d, theta)).flip(1),
+        ],
+        "This is a mirror and not a turn. For k = 0 the matrix should change nothing.": [
+            lambda k, pair, d, theta: turned_by(k * speed_of(pair, d, theta)) * torch.tensor([[1.0], [-1.0]]),
+            lambda k, pair, d, theta: turned_by(k * speed_of(pair, d, theta)) * torch.tensor([[-1.0, 1.0]]),
+        ],
         "It takes the speed for an angle in degrees. Here all angles are in radians.": (
             lambda k, pair, d, theta: turned_by(math.radians(k * speed_of(pair, d, theta)))
         ),
@@ -453,6 +529,9 @@ STEP_MATRIX = Exercise(
         ),
     },
     signs={
+        "It keeps lengths, and mirrors the hand in place of turning it.": lambda case, got, expected: (
+            torch.allclose(got @ got.T, torch.eye(2).double(), atol=1e-3) and torch.det(got) < 0
+        ),
         "A turn, by another angle than k times the speed of the pair.": lambda case, got, expected: (
             torch.allclose(got @ got.T, torch.eye(2).double(), atol=1e-3)
         ),
@@ -507,6 +586,11 @@ def one_after_the_other(a, b, cos, sin):
 ROTATE_PAIRS = Exercise(
     right=rotate_pairs,
     run=with_gradient,
+    errors={
+        "Gradients must come back to x, and NumPy does not carry them. Stay with tensors.": (
+            lambda case, error: "call numpy()" in str(error)
+        ),
+    },
     cases=lambda draw: [
         (torch.tensor([[2.0, 1.0]]), torch.tensor([[[0.0, 1.0]]])),  # a quarter turn
         (torch.tensor([[2.0, 1.0]]), torch.tensor([[[0.6, 0.8]]])),
@@ -538,6 +622,21 @@ ROTATE_PAIRS = Exercise(
         ),
         "Both terms with a sine are added. A turn subtracts the one in the first number "
         "of each pair.": turned_wrongly(lambda a, b, cos, sin: (a * cos + b * sin, a * sin + b * cos)),
+        "The first and the second number of each pair have changed places, before the turn or after it.": [
+            turned_wrongly(lambda a, b, cos, sin: (b * cos - a * sin, b * sin + a * cos)),
+            turned_wrongly(lambda a, b, cos, sin: (a * sin + b * cos, a * cos - b * sin)),
+        ],
+        "Each pair turns by twice its angle.": turned_wrongly(
+            lambda a, b, cos, sin: (
+                a * (cos**2 - sin**2) - b * 2 * cos * sin,
+                a * 2 * cos * sin + b * (cos**2 - sin**2),
+            )
+        ),
+        "It takes the cosine and the sine of what are a cosine and a sine already.": (
+            lambda x, cos_sin: rotate_pairs(
+                x, torch.stack([cos_sin[..., 0].cos(), cos_sin[..., 1].sin()], -1)
+            )
+        ),
         "It multiplies number by number. A turn mixes the two numbers of a pair.": turned_wrongly(
             lambda a, b, cos, sin: (a * cos, b * sin)
         ),
@@ -549,6 +648,11 @@ ROTATE_PAIRS = Exercise(
         ),
         "No gradient comes back to x. Values that leave the tensor, or are detached, cannot be "
         "learned from.": (lambda x, cos_sin: rotate_pairs(x.detach(), cos_sin)),
+        "A part of the gradient does not come back to x. Does it go through .data, or through a number "
+        "that is detached?": [
+            turned_wrongly(lambda a, b, cos, sin: (a.detach() * cos - b * sin, a.detach() * sin + b * cos)),
+            turned_wrongly(lambda a, b, cos, sin: (a * cos - b.detach() * sin, a * sin + b.detach() * cos)),
+        ],
     },
     signs={
         "A turn keeps the length of each pair, and here lengths change.": lambda case, got, expected: (
@@ -577,6 +681,17 @@ def only_cosines(q, k, distances, speeds):
     return (products * (distances.unsqueeze(-1) * speeds).cos()).sum(dim=-1)
 
 
+def at_angles(q, k, angles):
+    """Scores when q is turned by the angles (N, d/2) and k is not."""
+    (a, b), (c, d) = q.double().view(-1, 2).T, k.double().view(-1, 2).T  # (d/2,) each
+    return (angles.cos() @ (a * c + b * d) + angles.sin() @ (a * d - b * c)).to(q.dtype)
+
+
+def at_own_speeds(q, k, distances, speeds):
+    own = 10000.0 ** (-torch.arange(0, len(q), 2, device=q.device).double() / len(q))
+    return at_angles(q, k, distances.unsqueeze(-1) * own)
+
+
 SCORES_BY_DISTANCE = Exercise(
     right=turned_apart,
     cases=lambda draw: [
@@ -593,8 +708,19 @@ SCORES_BY_DISTANCE = Exercise(
         "Before and behind count the same: the sign of the distance is lost.": (
             lambda q, k, distances, speeds: turned_apart(q, k, distances.abs(), speeds)
         ),
-        "Both vectors are turned by the same angles, so the distance between them stays 0.": (
-            lambda q, k, distances, speeds: turned_apart(q, k, 0 * distances, speeds)
+        "The distance makes no difference. Either nothing is turned, or both vectors are, by the same "
+        "angles.": (lambda q, k, distances, speeds: turned_apart(q, k, 0 * distances, speeds)),
+        "It makes speeds of its own, as powers of 10,000. They are given.": at_own_speeds,
+        "It numbers the distances by itself, from 0. They are given, and may be below 0.": (
+            lambda q, k, distances, speeds: turned_apart(
+                q, k, torch.arange(len(distances), device=q.device), speeds
+            )
+        ),
+        "The distances are divided by the speeds. An angle is distance times speed.": (
+            lambda q, k, distances, speeds: at_angles(q, k, distances.unsqueeze(-1).double() / speeds)
+        ),
+        "The angles are twice what they should be. Is k turned as well, the other way?": (
+            lambda q, k, distances, speeds: turned_apart(q, k, 2 * distances, speeds)
         ),
         "All pairs turn with the speed of the first. Each has its own.": (
             lambda q, k, distances, speeds: turned_apart(q, k, distances, speeds[:1].expand_as(speeds))
@@ -659,8 +785,13 @@ def to_interleaved(weight):
 
 
 def both_ways(answers, weight):
-    there, back = answers
-    return {"to_half_split(weight)": there(weight), "to_interleaved(weight)": back(weight)}
+    given, seen = weight.clone(), {}
+    for name, answer in zip(("to_half_split(weight)", "to_interleaved(weight)"), answers):
+        own = given.clone()  # what one of them changes is nothing to the other
+        seen[name] = answer(own)
+        if not torch.equal(own, given):
+            weight.copy_(own)
+    return seen
 
 
 def odd_first(weight):
@@ -681,7 +812,7 @@ LAYOUTS = Exercise(
     cases=lambda draw: [
         (torch.tensor([[0.0, 0.5], [1.0, 1.5], [2.0, 2.5], [3.0, 3.5]]),),
         (torch.tensor([[0.0, 0.5], [1.0, 1.5], [2.0, 2.5], [3.0, 3.5], [4.0, 4.5], [5.0, 5.5]]),),
-        (draw.normal(8, 6),),
+        (draw.normal(8, 6).double(),),
         (draw.normal(2 * draw.whole(5, 7), 4),),
     ],
     mistakes={
@@ -738,16 +869,37 @@ def by_the_course(token_ids, start, token_table, position_table, sinusoidal):
         return front(token_ids, torch.arange(start, start + token_ids.size(1), device=token_ids.device))
 
 
-def summed(positions=None, tokens=None, total=None):
-    """A wrong answer, by what differs: positions(ids, start), tokens(D, is_sinusoidal), total(...)."""
+def summed(positions=None, tokens=None, total=None, rows=None):
+    """A wrong answer, by what differs: positions(ids, start), or a factor (D, is_sinusoidal) of token rows,
+    of the sum, or of position rows."""
 
     def embed(token_ids, start, token_table, position_table, sinusoidal):
         D, T = token_table.size(1), token_ids.size(1)
         right = torch.arange(start, start + T, device=token_ids.device)
         factor = tokens(D, sinusoidal) if tokens else math.sqrt(D) if sinusoidal else 1.0
         places = positions(token_ids, start) if positions else right
-        x = F.embedding(token_ids, token_table) * factor + F.embedding(places, position_table)
+        position_rows = F.embedding(places, position_table) * (rows(D, sinusoidal) if rows else 1.0)
+        x = F.embedding(token_ids, token_table) * factor + position_rows
         return x * total(D, sinusoidal) if total else x
+
+    return embed
+
+
+def scaled_positions(tokens, rows):
+    """A wrong answer: with sinusoidal positions, D to the power of `rows` multiplies the position rows."""
+    return summed(
+        tokens=lambda D, sinusoidal: D**tokens if sinusoidal else 1.0,
+        rows=lambda D, sinusoidal: D**rows if sinusoidal else 1.0,
+    )
+
+
+def sliced(last):
+    """A wrong answer: the position rows are start .. last(token_ids, start) - 1."""
+
+    def embed(token_ids, start, token_table, position_table, sinusoidal):
+        factor = math.sqrt(token_table.size(1)) if sinusoidal else 1.0
+        positions = position_table[start : last(token_ids, start)]
+        return F.embedding(token_ids, token_table) * factor + positions
 
     return embed
 
@@ -774,7 +926,7 @@ EMBED = Exercise(
             torch.tensor([[10.0, 20.0], [30.0, 40.0]]),
             False,
         ),
-        (torch.tensor([[0]]), 1, torch.ones(1, 4), torch.tensor([[10.0] * 4, [30.0] * 4, [50.0] * 4]), True),
+        (torch.tensor([[0]]), 1, torch.ones(1, 6), torch.arange(18.0).view(3, 6), True),
         (
             torch.tensor([[0, 0]]),
             0,
@@ -783,7 +935,7 @@ EMBED = Exercise(
             False,
         ),
         (torch.tensor([[0, 1], [1, 0]]), 2, draw.normal(2, 3), draw.normal(9, 3), False),
-        (draw.ids(7, 3, 5), draw.whole(2, 6), draw.normal(7, 4), draw.normal(12, 4), True),
+        (draw.ids(7, 3, 5), draw.whole(2, 6), draw.normal(7, 8), draw.normal(12, 8), True),
         (draw.ids(7, 2, 4), draw.whole(2, 6), draw.normal(7, 6), draw.normal(11, 6), False),
         (draw.ids(5, 4, 1), draw.whole(5, 9), draw.normal(5, 3), draw.normal(10, 3), False),
     ],
@@ -801,9 +953,16 @@ EMBED = Exercise(
                 (torch.arange(len(ids), device=ids.device) + start).unsqueeze(1).expand(ids.shape)
             )
         ),
-        "The rows of the position table are chosen by token id. They should be chosen by position.": summed(
-            lambda ids, start: ids
+        "There are as many positions as texts. There should be as many as each text has tokens.": sliced(
+            lambda ids, start: start + len(ids)
         ),
+        "The slice of the position table ends at T. It should hold T rows, from start on.": sliced(
+            lambda ids, start: ids.size(1)
+        ),
+        "The rows of the position table are chosen by token id. They should be chosen by position.": [
+            summed(lambda ids, start: ids),
+            summed(lambda ids, start: ids + start),
+        ],
         "The token rows are never scaled. With sinusoidal positions they are multiplied by the square "
         "root of d_model.": (summed(tokens=lambda D, sinusoidal: 1.0)),
         "The token rows are always scaled. With learned positions they should stay as they are.": summed(
@@ -812,6 +971,11 @@ EMBED = Exercise(
         "The sum is scaled, positions and all. Only the token rows should be.": summed(
             tokens=lambda D, sinusoidal: 1.0, total=lambda D, sinusoidal: math.sqrt(D) if sinusoidal else 1.0
         ),
+        "The rows of the position table are scaled. Only the token rows should be.": [
+            scaled_positions(0.5, -0.5),
+            scaled_positions(0.0, -0.5),
+            scaled_positions(0.0, 0.5),
+        ],
         "The token rows are multiplied by d_model itself; it should be the square root.": summed(
             tokens=lambda D, sinusoidal: float(D) if sinusoidal else 1.0
         ),
@@ -887,16 +1051,23 @@ class DetachedStart(OneTable):
         return super().embed(token_ids).detach()
 
 
-class WideStart(OneTable):
-    def __init__(self, vocab_size, d_model):
-        super().__init__(vocab_size, d_model)
-        nn.init.normal_(self.token.weight)
+def started(fill):
+    """One table that starts with what fill(weight) puts into it."""
+
+    class Started(OneTable):
+        def __init__(self, vocab_size, d_model):
+            super().__init__(vocab_size, d_model)
+            with torch.no_grad():
+                fill(self.token.weight)
+
+    return Started
 
 
-class EmptyStart(OneTable):
-    def __init__(self, vocab_size, d_model):
-        super().__init__(vocab_size, d_model)
-        nn.init.zeros_(self.token.weight)
+class Padded(OneTable):
+    """Row 0 gets no gradient from the input end."""
+
+    def embed(self, token_ids):
+        return F.embedding(token_ids, self.token.weight, padding_idx=0)
 
 
 class NotLearned(OneTable):
@@ -922,20 +1093,33 @@ class ScaledEnd(OneTable):
         return super().logits(x) / math.sqrt(x.size(-1))
 
 
+def kind_of_start(table):
+    """What the numbers of a new table, some thousands, are like."""
+    spread, mean, distinct = table.std().item(), table.mean().item(), table[:9].unique().numel()
+    if not math.isfinite(spread):
+        return "numbers that are not finite"
+    if distinct == 1:
+        return "one number everywhere"
+    if distinct < 0.9 * table[:9].numel():
+        return "numbers that repeat"
+    if abs(mean) > 0.1 * spread:
+        return "numbers whose mean is not 0"
+    if not 0.018 < spread < 0.022:
+        return f"a standard deviation {'below' if spread < 0.02 else 'above'} 0.02"
+    beyond = (table.abs() > 2 * spread).double().mean().item()  # 0.0455 of normally distributed numbers
+    return "numbers as asked" if 0.025 < beyond < 0.07 else "numbers that are not normally distributed"
+
+
 def both_ends(answer, table, token_ids, x):
     """What a model of one table does before and after one step of training."""
     (V, D), device = table.shape, table.device
-    model = answer(V, D).double().float().to(device)  # a module may be moved after it was made
+    model = answer(V, D).double().float().to(table)  # a module may be moved after it was made
     parameters = list(model.parameters())
     seen = {"the numbers to learn": sum(p.numel() for p in parameters)}
     if not parameters:
         return seen
-    large = answer(100, 40)
-    spread = next(large.parameters()).std().item()
-    names = {0.0: "0", 0.015: "below 0.02", 0.025: "about 0.02", math.inf: "above 0.02"}
-    seen["the standard deviation at the start"] = next(
-        name for limit, name in names.items() if spread <= limit
-    )
+    if len(x) == 1:  # one case is enough for that
+        seen["what the table starts with"] = kind_of_start(next(answer(100, 50).parameters()).detach())
     with torch.no_grad():
         for parameter in parameters:
             fitting = [t for t in (table, table.T) if t.shape == parameter.shape]
@@ -959,14 +1143,19 @@ def both_ends(answer, table, token_ids, x):
 BOTH_ENDS = Exercise(
     right=OneTable,
     run=both_ends,
+    errors={
+        "It works in float32 and stops in float64. Does it use a tensor that is not moved with "
+        "the module?": lambda case, error: case[0].dtype == torch.float64,
+    },
     cases=lambda draw: [
         (
             torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]),
             torch.tensor([1]),
             torch.tensor([[1.0, 0.0, 1.0]]),
         ),
-        (draw.normal(4, 3), draw.ids(4, 2), draw.normal(5, 3)),
-        (draw.normal(7, 4), draw.ids(7, 2, 3), draw.normal(2, 3, 4)),
+        (draw.normal(4, 3), torch.tensor([0, draw.whole(1, 3)]), draw.normal(5, 3)),
+        (draw.normal(7, 4), draw.ids(7, 2, 3) * torch.tensor([0, 1, 1]), draw.normal(2, 3, 4)),
+        (draw.normal(5, 2).double(), draw.ids(5, 3), draw.normal(4, 2).double()),
     ],
     mistakes={
         "There are two tables, and training moves each by itself. Both ends should read the same one: "
@@ -978,8 +1167,20 @@ BOTH_ENDS = Exercise(
         "No gradient reaches the table from the rows that are looked up. Training should move it "
         "from both ends.": DetachedStart,
         "The table starts with numbers that are too large. Their standard deviation should be 0.02; "
-        "what PyTorch starts with is larger.": WideStart,
-        "The table starts with zeros, so all tokens are alike. It should start at random.": EmptyStart,
+        "what PyTorch starts with is larger.": started(nn.init.normal_),
+        "The table starts with numbers that are too small. Their standard deviation should be 0.02.": (
+            started(lambda weight: nn.init.normal_(weight, std=0.002))
+        ),
+        "The numbers at the start have a mean that is not 0. They should lie around 0, half of them "
+        "below it.": started(lambda weight: nn.init.normal_(weight, mean=1.0, std=0.02)),
+        "At the start the same numbers stand in several rows. Each number should be "
+        "drawn by itself.": started(lambda weight: weight.copy_(0.02 * torch.randn_like(weight[:1]))),
+        "The numbers at the start have the right size and another distribution. They should be "
+        "normally distributed.": started(lambda weight: nn.init.uniform_(weight, -0.0346, 0.0346)),
+        "The table starts with one number everywhere, so all tokens are alike. It should start "
+        "at random.": started(nn.init.zeros_),
+        "Row 0 learns nothing from being looked up. Is it set aside as padding? Here it is a row like all "
+        "others.": Padded,
         "The table is a plain tensor, and the module has nothing to learn. Register it as "
         "a parameter.": NotLearned,
         "The scores come out as probabilities. Logits are the scores before softmax.": [Shares, LogShares],
@@ -995,6 +1196,9 @@ BOTH_ENDS = Exercise(
         "dtype later, so read the table when logits are computed.": lambda case, got, expected: (
             not torch.allclose(got["logits(x)"], expected["logits(x)"], atol=1e-3)
             and torch.equal(got["logits(x)"], got["logits(x) after one step"])
+        ),
+        "The table starts with numbers that were never set. Draw them.": lambda case, got, expected: (
+            got["what the table starts with"] == "numbers that are not finite"
         ),
         "What training does to the table should show at both ends, "
         "and does not.": lambda case, got, expected: torch.equal(
@@ -1049,6 +1253,28 @@ TOTAL = Layer("the sum of all rows", one_by_one)
 BEFORE = Layer("the row before", lambda x: x.roll(1, dims=0))
 
 
+def doubled(row):
+    """x with one row twice as large, whatever stands in it."""
+
+    def rule(x):
+        return torch.cat([x[:row], 2 * x[row : row + 1], x[row + 1 :]])
+
+    return rule
+
+
+FIRST = Layer("the first row doubled", doubled(0))
+THIRD = Layer("the third row doubled", doubled(2))
+LEFT = Layer("in the first column the sum so far", lambda x: torch.cat([x[:, :1].cumsum(0), x[:, 1:]], 1))
+RIGHT = Layer("in the last column the sum so far", lambda x: torch.cat([x[:, :-1], x[:, -1:].cumsum(0)], 1))
+SLIGHT = Layer(
+    "0.0003 more in each row", lambda x: x + 0.0003 * torch.arange(len(x), device=x.device).unsqueeze(1)
+)
+SIGNS = Layer(
+    "every second row with the other sign",
+    lambda x: x * (1 - 2 * (torch.arange(len(x), device=x.device).unsqueeze(1) % 2)),
+)
+
+
 def sees_order(layer, x, order):
     places = {int(old): new for new, old in enumerate(order)}  # where each row went
     before, after = layer(x), layer(x[order])
@@ -1059,6 +1285,11 @@ def close(a, b):
     return a.shape == b.shape and torch.allclose(a, b, atol=1e-5)
 
 
+def two_moved(x):
+    """The first two rows have changed places."""
+    return torch.cat([x[:2].flip(0), x[2:]])
+
+
 SEES_ORDER = Exercise(
     right=sees_order,
     cases=lambda draw: [
@@ -1066,7 +1297,17 @@ SEES_ORDER = Exercise(
         (RUNNING, torch.tensor([[1.0], [2.0]]), torch.tensor([1, 0])),
         (ALONE, torch.tensor([[1.0], [2.0], [4.0]]), torch.tensor([1, 2, 0])),
         (TOTAL, torch.tensor([[0.1], [0.2], [0.3]], dtype=torch.float64), torch.tensor([2, 1, 0])),
+        (TOTAL, torch.tensor([[1.1], [2.2], [-3.3]]), torch.tensor([2, 1, 0])),
+        (FIRST, torch.tensor([[4.0], [0.0]]), torch.tensor([1, 0])),  # only what becomes smaller
+        (FIRST, torch.tensor([[0.0], [4.0]]), torch.tensor([1, 0])),  # only what becomes larger
+        (LEFT, torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([1, 0])),
+        (RIGHT, torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([1, 0])),
+        (THIRD, torch.tensor([[1.0], [2.0], [4.0], [7.0], [9.0]]), torch.tensor([0, 2, 1, 3, 4])),
+        (SLIGHT, torch.tensor([[0.1], [0.2]]), torch.tensor([1, 0])),
+        (SIGNS, torch.tensor([[1.0, -1.0], [2.0, -2.0]]), torch.tensor([1, 0])),
         (BEFORE, torch.tensor([[1.0, 0.0], [2.0, 3.0], [4.0, 5.0]]), torch.tensor([0, 2, 1])),
+        (FIRST, torch.ones(2, 1), torch.tensor([1, 0])),  # rows that are alike
+        (FIRST, torch.tensor([[1.0], [2.0], [4.0], [7.0], [11.0]]), torch.tensor([0, 3, 1, 4, 2])),
         (ATTEND, draw.normal(4, 3), torch.tensor([1, 2, 3, 0])),
         (PLACED, torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 2.0]]), torch.tensor([2, 1, 0])),
         (ATTEND, draw.normal(5, 2), torch.tensor([2, 0, 4, 1, 3])),
@@ -1091,6 +1332,36 @@ SEES_ORDER = Exercise(
         "what each single row receives.": (
             lambda layer, x, order: not close(layer(x[order]).sum(dim=0), layer(x).sum(dim=0))
         ),
+        "It looks at one row or one column only. Every number counts.": [
+            lambda layer, x, order: not close(layer(x[order])[0], layer(x)[order][0]),
+            lambda layer, x, order: not close(layer(x[order])[-1], layer(x)[order][-1]),
+            lambda layer, x, order: not close(layer(x[order])[:, 0], layer(x)[order][:, 0]),
+            lambda layer, x, order: not close(layer(x[order])[:, -1], layer(x)[order][:, -1]),
+        ],
+        "It compares lengths or sums of the rows. Every number counts by itself.": [
+            lambda layer, x, order: not close(layer(x[order]).norm(dim=1), layer(x)[order].norm(dim=1)),
+            lambda layer, x, order: not close(layer(x[order]).sum(dim=1), layer(x)[order].sum(dim=1)),
+        ],
+        "It says True only when every number differs. One that differs is enough.": (
+            lambda layer, x, order: not layer(x[order]).isclose(layer(x)[order], atol=1e-5).any().item()
+        ),
+        "Only differences in one direction count. A number that has become smaller is another one too, "
+        "and so is one that has become larger.": [
+            lambda layer, x, order: (layer(x[order]) - layer(x)[order]).max().item() > 1e-5,
+            lambda layer, x, order: (layer(x)[order] - layer(x[order])).max().item() > 1e-5,
+        ],
+        "The tolerance is too wide, and small differences are lost. Rounding changes far less than 0.0001.": [
+            lambda layer, x, order: not torch.allclose(layer(x[order]), layer(x)[order], atol=1e-1),
+        ],
+        "The tolerance is too narrow near 0, and rounding is taken for a difference. Set atol.": (
+            lambda layer, x, order: not torch.allclose(layer(x[order]), layer(x)[order])
+        ),
+        "It moves the rows in an order of its own. The order to try is given.": [
+            lambda layer, x, order: not close(layer(x.flip(0)), layer(x).flip(0)),
+            lambda layer, x, order: not close(layer(x.roll(1, 0)), layer(x).roll(1, 0)),
+            lambda layer, x, order: not close(layer(two_moved(x)), two_moved(layer(x))),
+        ],
+        "It says True for every layer.": lambda layer, x, order: True,
         "It says False for every layer. Does the layer get the rows in the other order once, before it "
         "works on them?": (lambda layer, x, order: False),
     },

@@ -133,6 +133,18 @@ MUTANTS = {
             "return one_hot.to(table.dtype) @ table * torch.arange(1, 1 + "
             "token_ids.size(1)).unsqueeze(1).to(table.dtype)",
         ),
+        ("No gradient comes back to the table", "@ table", "@ table.detach()"),
+        (
+            "No gradient comes back to the table",
+            "def lookup(token_ids, table):\n    rows = table.tolist()\n"
+            "    return torch.tensor([[rows[i] for i in text] for text in token_ids.tolist()], "
+            "dtype=table.dtype)",
+        ),
+        (
+            "NumPy does not carry them",
+            "def lookup(token_ids, table):\n    one_hot = F.one_hot(token_ids, len(table)).numpy()\n"
+            "    return torch.from_numpy(one_hot @ table.numpy()).to(table.dtype)",
+        ),
     ],
     "2.2": [
         (
@@ -187,6 +199,7 @@ MUTANTS = {
             "one_hot.T.to(arrived.dtype) @ arrived",
             "(one_hot.T.to(arrived.dtype) @ arrived).T",
         ),
+        ("flattened in different orders", "token_ids.flatten()", "token_ids.T.flatten()"),
     ],
     "2.3": [
         ("token itself is in the list", "    cosines[token_id] = -math.inf  # below every cosine\n", ""),
@@ -199,7 +212,7 @@ MUTANTS = {
             "cosines.argsort(descending=True)[:k]",
         ),
         ("dot products", "F.normalize(table, dim=1)", "table"),
-        ("dot products", "F.normalize(table, dim=1)", "F.normalize(table, dim=0)"),
+        ("columns of the table are brought", "F.normalize(table, dim=1)", "F.normalize(table, dim=0)"),
         (
             "tips of the rows",
             "def nearest(table, token_id, k):\n    d = ((table - table[token_id]) ** 2).sum(1)\n    "
@@ -215,6 +228,18 @@ MUTANTS = {
         ("nearest last", ".indices", ".indices.flip(0)"),
         ("their order is not", ".indices", ".indices.sort().values"),
         ("Expected a tensor", ".indices", ".indices.tolist()"),
+        ("token itself is in the list", "-math.inf", "-1"),
+        ("Softmax is no way", "F.normalize(table, dim=1)", "F.softmax(table, dim=1)"),
+        (
+            "something else than its length",
+            "F.normalize(table, dim=1)",
+            "table / table.abs().sum(1, keepdim=True)",
+        ),
+        (
+            "something else than its length",
+            "rows @ rows[token_id]",
+            "(table @ table[token_id]) / (table**2).sum(1)",
+        ),
     ],
     "2.4": [
         (
@@ -255,12 +280,34 @@ MUTANTS = {
         ("base is another one", "10000.0", "1000.0"),
         ("Expected the dtype float64", ".flatten(-2)", ".flatten(-2).float()"),
         (
-            "should refuse this with a ValueError",
+            "odd d_model should be refused",
             'raise ValueError(f"expected an even d_model, got {d_model}")',
             "d_model -= 1",
         ),
         ("squares should add up to 1", "[angles.sin(), angles.cos()]", "[angles.sin(), angles.sin()]"),
         ("turn by one radian", "-even / d_model", "-(even + 2) / d_model"),
+        (
+            "odd d_model should be refused with",
+            'raise ValueError(f"expected an even d_model, got {d_model}")',
+            "pass",
+        ),
+        (
+            "odd d_model should be refused, with",
+            "def sinusoids(positions, d_model):\n    assert d_model % 2 == 0\n"
+            "    i = torch.arange(d_model // 2, dtype=torch.float64)\n"
+            "    a = positions.unsqueeze(-1) / 10000 ** (2 * i / d_model)\n"
+            "    return torch.stack([a.sin(), a.cos()], -1).flatten(-2)",
+        ),
+        (
+            "odd d_model should be refused, with",
+            "def sinusoids(positions, d_model):\n"
+            "    out = torch.zeros(*positions.shape, d_model, dtype=torch.float64)\n"
+            "    i = torch.arange(0, d_model, 2, dtype=torch.float64)\n"
+            "    angles = positions.unsqueeze(-1) / 10000 ** (i / d_model)\n"
+            "    out[..., 0::2] = angles.sin()\n    out[..., 1::2] = angles.cos()\n    return out",
+        ),
+        ("lose their digits", "positions.unsqueeze(-1)", "positions.float().unsqueeze(-1)"),
+        ("rounded to whole numbers", "-even / d_model", "-(even // d_model)"),
     ],
     "2.5": [
         ("k positions back", "[[cos, sin], [-sin, cos]]", "[[cos, -sin], [sin, cos]]"),
@@ -280,6 +327,15 @@ MUTANTS = {
         ("another angle", "-2 * pair / d_model", "-2 * pair // d_model"),
         ("not a turn", "[-sin, cos]", "[sin, cos]"),
         ("keeps lengths", "[[cos, sin], [-sin, cos]]", "[[cos, 0], [0, cos]]"),
+        ("sign of k is lost", "angle = k *", "angle = abs(k) *"),
+        ("changed places in the matrix", "[[cos, sin], [-sin, cos]]", "[[sin, cos], [cos, -sin]]"),
+        ("mirror and not a turn", "[[cos, sin], [-sin, cos]]", "[[-cos, sin], [sin, cos]]"),
+        (
+            "and mirrors the hand",
+            "return torch.tensor([[cos, sin], [-sin, cos]]",
+            "cos, sin = math.cos(angle + 1), math.sin(angle + 1)\n"
+            "    return torch.tensor([[cos, sin], [sin, -cos]]",
+        ),
     ],
     "2.6": [
         (
@@ -339,12 +395,34 @@ MUTANTS = {
             "    with torch.no_grad():\n        x[..., :1] = 0\n    return turned.flatten(-2)",
         ),
         ("keeps the length", "a * sin + b * cos]", "b * cos]"),
+        ("number of each pair have changed places", "a, b = x[..., 0::2]", "b, a = x[..., 0::2]"),
+        (
+            "number of each pair have changed places",
+            "[a * cos - b * sin, a * sin + b * cos]",
+            "[a * sin + b * cos, a * cos - b * sin]",
+        ),
+        (
+            "twice its angle",
+            "    turned =",
+            "    cos, sin = cos * cos - sin * sin, 2 * cos * sin\n    turned =",
+        ),
+        (
+            "a cosine and a sine already",
+            "cos_sin[..., 0], cos_sin[..., 1]",
+            "cos_sin[..., 0].cos(), cos_sin[..., 1].sin()",
+        ),
+        ("part of the gradient", "a, b = x[..., 0::2]", "a, b = x.data[..., 0::2]"),
+        (
+            "NumPy does not carry them",
+            "x[..., 0::2], x[..., 1::2]",
+            "map(torch.tensor, (x.numpy()[..., 0::2], x.numpy()[..., 1::2]))",
+        ),
     ],
     "2.7": [
         ("wrong sign", "distances.unsqueeze(-1) * speeds", "-distances.unsqueeze(-1) * speeds"),
         ("sign of the distance is lost", "distances.unsqueeze(-1)", "distances.abs().unsqueeze(-1)"),
         (
-            "turned by the same angles",
+            "distance makes no difference",
             "    return turned.flatten(-2) @ k",
             "    c, d = k[0::2], k[1::2]\n"
             "    other = torch.stack([c * angles.cos() - d * angles.sin(), c * angles.sin() + d * "
@@ -377,6 +455,29 @@ MUTANTS = {
         ("score should be the dot product", "distances.unsqueeze(-1)", "(distances + 1).unsqueeze(-1)"),
         ("above the product of the two lengths", "a * angles.cos()", "a * angles.exp()"),
         ("Expected the dtype", "@ k", ".double() @ k.double()"),
+        (
+            "speeds of its own",
+            "    angles =",
+            "    speeds = 10000.0 ** (-torch.arange(0, len(q), 2) / len(q))\n    angles =",
+        ),
+        (
+            "numbers the distances by itself",
+            "distances.unsqueeze(-1)",
+            "torch.arange(len(distances)).unsqueeze(-1)",
+        ),
+        ("divided by the speeds", "distances.unsqueeze(-1) *", "distances.unsqueeze(-1) /"),
+        (
+            "twice what they should be",
+            "def scores_by_distance(q, k, distances, speeds):\n    def turned(v, angles):\n"
+            "        a, b, c, s = v[0::2], v[1::2], angles.cos(), angles.sin()\n"
+            "        return torch.stack([a * c - b * s, a * s + b * c], dim=-1).flatten(-2)\n\n"
+            "    angles = distances.unsqueeze(-1) * speeds\n"
+            "    return (turned(q, angles) * turned(k, -angles)).sum(-1)",
+        ),
+        (
+            "distance makes no difference",
+            "def scores_by_distance(q, k, distances, speeds):\n    return (q @ k).expand(len(distances))",
+        ),
     ],
     "2.8": [
         (
@@ -413,6 +514,24 @@ MUTANTS = {
         ("second half runs backwards", "weight[1::2]", "weight[1::2].flip(0)"),
         ("lost or stands twice", "torch.stack([first, second], dim=1)", "torch.stack([first, first], dim=1)"),
         ("Expected the shape", ".flatten(0, 1)", ".flatten(1)"),
+        (
+            "changes its arguments",
+            "def to_half_split(weight):\n    weight[:] = torch.cat([weight[0::2], weight[1::2]])\n"
+            "    return weight\n\ndef to_interleaved(weight):\n"
+            "    a, b = weight.clone().chunk(2)\n    weight[0::2], weight[1::2] = a, b\n"
+            "    return weight",
+        ),
+        (
+            "changes its arguments",
+            "def to_half_split(weight):\n    weight[:] = torch.cat([weight[0::2], weight[1::2]])\n"
+            "    return weight\n\ndef to_interleaved(weight):\n    a, b = weight.chunk(2)\n"
+            "    return torch.stack([a, b], dim=1).flatten(0, 1)",
+        ),
+        (
+            "Expected the dtype",
+            "[weight[0::2], weight[1::2]]",
+            "[weight.float()[0::2], weight.float()[1::2]]",
+        ),
     ],
     "2.9": [
         ("begin at 0 again", "[start : start + T]", "[:T]"),
@@ -449,6 +568,22 @@ MUTANTS = {
             "return x + position_table[start : start + T]",
             "return torch.cat([x, position_table[start : start + T].expand_as(x)], dim=-1)",
         ),
+        ("by another number", "math.sqrt(D)", "2"),
+        ("by another number", "math.sqrt(D)", "(D / 2)"),
+        ("by another number", "math.sqrt(D)", "int(math.sqrt(D))"),
+        (
+            "rows of the position table are scaled",
+            "        x = x * math.sqrt(D)",
+            "        position_table = position_table * math.sqrt(D)",
+        ),
+        (
+            "rows of the position table are scaled",
+            "        x = x * math.sqrt(D)",
+            "        position_table = position_table / math.sqrt(D)",
+        ),
+        ("as many positions as texts", "T, D = token_ids.size(1)", "T, D = len(token_ids)"),
+        ("chosen by token id", "position_table[start : start + T]", "position_table[token_ids + start]"),
+        ("ends at T", "[start : start + T]", "[start:T]"),
     ],
     "2.10": [
         (
@@ -487,7 +622,7 @@ MUTANTS = {
             "    def embed(self, token_ids):\n        return self.weight[token_ids]\n\n"
             "    def logits(self, x):\n        return x @ self.output",
         ),
-        ("starts with zeros", "nn.init.normal_(self.weight, std=0.02)", "nn.init.zeros_(self.weight)"),
+        ("one number everywhere", "nn.init.normal_(self.weight, std=0.02)", "nn.init.zeros_(self.weight)"),
         (
             "plain tensor",
             "nn.Parameter(torch.empty(vocab_size, d_model))",
@@ -501,6 +636,53 @@ MUTANTS = {
             "        nn.init.normal_(self.weight, std=0.02)",
             "        nn.init.normal_(self.weight, std=0.02)\n        self.scale = "
             "nn.Parameter(torch.ones(()))",
+        ),
+        ("mean that is not 0", "std=0.02", "mean=1.0, std=0.02"),
+        (
+            "never set",
+            "nn.init.normal_(self.weight, std=0.02)",
+            "self.weight.data = torch.full((vocab_size, d_model), math.nan)",
+        ),
+        (
+            "mean that is not 0",
+            "nn.init.normal_(self.weight, std=0.02)",
+            "self.weight.data = torch.randn(vocab_size, d_model).abs() * 0.033",
+        ),
+        (
+            "in several rows",
+            "nn.init.normal_(self.weight, std=0.02)",
+            "self.weight.data = torch.randn(1, d_model).repeat(vocab_size, 1) * 0.02",
+        ),
+        (
+            "another distribution",
+            "nn.init.normal_(self.weight, std=0.02)",
+            "h = 0.02 * math.sqrt(3)\n        nn.init.uniform_(self.weight, -h, h)",
+        ),
+        ("too small", "std=0.02", "std=0.01"),
+        (
+            "too small",
+            "nn.init.normal_(self.weight, std=0.02)",
+            "nn.init.trunc_normal_(self.weight, std=0.02, a=-0.02, b=0.02)",
+        ),
+        ("Expected the dtype float64", "x @ self.weight.T", "x.float() @ self.weight.float().T"),
+        (
+            "stops in float64",
+            "class BothEnds(nn.Module):\n    def __init__(self, vocab_size, d_model):\n"
+            "        super().__init__()\n"
+            "        self.weight = nn.Parameter(torch.randn(vocab_size, d_model) * 0.02)\n"
+            "        self.eye = torch.eye(vocab_size)\n\n    def embed(self, token_ids):\n"
+            "        return self.eye[token_ids] @ self.weight\n\n    def logits(self, x):\n"
+            "        return x @ self.weight.T",
+        ),
+        (
+            "set aside as padding",
+            "F.embedding(token_ids, self.weight)",
+            "F.embedding(token_ids, self.weight, padding_idx=0)",
+        ),
+        (
+            "in several rows",
+            "nn.init.normal_(self.weight, std=0.02)",
+            "self.weight.data = 0.02 * torch.ones(vocab_size, d_model) * (-1) ** torch.arange(d_model)",
         ),
     ],
     "2.11": [
@@ -536,6 +718,55 @@ MUTANTS = {
             "equality in every bit",
             "def sees_order(layer, x, order):\n    return layer(x[order]).tolist() != "
             "[layer(x)[i].tolist() for i in order]",
+        ),
+        (
+            "order of its own",
+            "def sees_order(layer, x, order):\n"
+            "    return not torch.allclose(layer(x.flip(0)), layer(x).flip(0), atol=1e-5)",
+        ),
+        (
+            "order of its own",
+            "    moved_before",
+            "    order = torch.arange(len(x))\n    order[0], order[1] = 1, 0\n    moved_before",
+        ),
+        (
+            "order of its own",
+            "def sees_order(layer, x, order):\n"
+            "    return not torch.allclose(layer(x.roll(1, 0)), layer(x).roll(1, 0), atol=1e-5)",
+        ),
+        ("one row or one column only", "(moved_before, moved_after,", "(moved_before[0], moved_after[0],"),
+        ("one row or one column only", "(moved_before, moved_after,", "(moved_before[-1], moved_after[-1],"),
+        (
+            "one row or one column only",
+            "(moved_before, moved_after,",
+            "(moved_before[:, 0], moved_after[:, 0],",
+        ),
+        (
+            "one direction",
+            "return not torch.allclose(moved_before, moved_after, atol=1e-5)",
+            "return (moved_before - moved_after).max().item() > 1e-5",
+        ),
+        (
+            "only when every number differs",
+            "return not torch.allclose(moved_before, moved_after, atol=1e-5)",
+            "return (~torch.isclose(moved_before, moved_after, atol=1e-5)).all().item()",
+        ),
+        ("too wide", "atol=1e-5", "atol=1e-1"),
+        (
+            "too wide",
+            "return not torch.allclose(moved_before, moved_after, atol=1e-5)",
+            "return not torch.equal(moved_before.round(decimals=1), moved_after.round(decimals=1))",
+        ),
+        ("too narrow", ", atol=1e-5", ""),
+        (
+            "lengths or sums of the rows",
+            "return not torch.allclose(moved_before, moved_after, atol=1e-5)",
+            "return bool((moved_before.norm(dim=1) - moved_after.norm(dim=1)).abs().max() > 1e-5)",
+        ),
+        (
+            "True for every layer",
+            "return not torch.allclose(moved_before, moved_after, atol=1e-5)",
+            "return True",
         ),
     ],
 }
