@@ -667,6 +667,13 @@ MUTANTS = {
             "nn.init.normal_(weight, std=config.weight_std / shrink)",
             "nn.init.uniform_(weight, -(3**0.5) * config.weight_std / shrink, 3**0.5 * config.weight_std / shrink)",
         ),
+        ("without gradients, so nothing", "    def forward(", "    @torch.no_grad()\n    def forward("),
+        (
+            "lm_head.weight should have the shape",
+            "nn.Linear(config.d_model, config.vocab_size",
+            "nn.Linear(config.vocab_size, config.d_model",
+        ),
+        ("how many times too large", "math.sqrt(2 * config.n_layers)", "math.sqrt(config.n_heads)"),
     ],
     "6.10g": [
         ("never set to 0", "        optimizer.zero_grad()\n", ""),
@@ -693,7 +700,7 @@ MUTANTS = {
             "losses.append(F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten()).item())",
         ),
         ("make them floats", "loss.item()", "loss"),
-        ("Only the last loss", "return losses", "return loss.item()"),
+        ("One number comes out", "return losses", "return loss.item()"),
         ("is SGD", "torch.optim.AdamW(", "torch.optim.SGD("),
         ("by default, 0.001", ", lr=3e-3", ""),
         ("ten times what it should be", "lr=3e-3", "lr=3e-2"),
@@ -756,6 +763,12 @@ MUTANTS = {
             "optimizer, losses =",
             "import copy\n    model = copy.deepcopy(model)\n    optimizer, losses =",
         ),
+        (
+            "Only some of the weights",
+            "torch.optim.AdamW(model.parameters()",
+            "torch.optim.AdamW(model.lm_head.parameters()",
+        ),
+        ("One number comes out", "return losses", "return sum(losses) / len(losses)"),
     ],
     "6.10h": [
         (
