@@ -206,6 +206,18 @@ MUTANTS = {
             "self.weight = torch.ones(d_model)",
         ),
         ("loses its dimension", "mean(dim=-1, keepdim=True)", "mean(dim=-1)"),
+        (
+            "is detached",
+            "torch.rsqrt(mean_square + self.eps)",
+            "torch.rsqrt(mean_square + self.eps).detach()",
+        ),
+        ("then squared", "x.square().mean(dim=-1, keepdim=True)", "x.mean(dim=-1, keepdim=True) ** 2"),
+        (
+            "absolute values",
+            NORM.format("return x / (x.abs().mean(-1, keepdim=True) + self.eps) * self.weight"),
+        ),
+        ("standard deviation", "x.square().mean(dim=-1, keepdim=True)", "x.var(dim=-1, keepdim=True)"),
+        ("right with a given weight", "torch.ones(d_model)", "torch.randn(d_model)"),
     ],
     "6.10b": [
         (
@@ -269,7 +281,7 @@ MUTANTS = {
             "return positions.unsqueeze(1).double() * speeds",
         ),
         (
-            "times what it should be",
+            "Degrees and radians",
             "return positions.unsqueeze(1) * speeds",
             "return (positions.unsqueeze(1) * speeds).rad2deg()",
         ),
@@ -284,12 +296,34 @@ MUTANTS = {
     return x
 """,
         ),
+        (
+            "and round the result",
+            "cos, sin = angles.cos(), angles.sin()",
+            "cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)",
+        ),
+        (
+            "and round the result",
+            ANGLES
+            + ROTATE.format(
+                "cos, sin = torch.cos(angles.type_as(x)), torch.sin(angles.type_as(x))\n"
+                "    result[..., ::2], result[..., 1::2] = even * cos - odd * sin, even * sin + odd * cos"
+            ),
+        ),
+        (
+            "Degrees and radians",
+            "cos, sin = angles.cos(), angles.sin()",
+            "cos, sin = (angles * math.pi / 180).cos(), (angles * math.pi / 180).sin()",
+        ),
+        (
+            "counted from 1. The first pair",
+            "torch.arange(0, head_dim, 2, device=positions.device)",
+            "torch.arange(2, head_dim + 1, 2, device=positions.device)",
+        ),
     ],
     "6.10c": [
         ("not divided by the root of head_dim", " / math.sqrt(self.head_dim)", ""),
         ("divide by its root", "math.sqrt(self.head_dim)", "self.head_dim"),
         ("root of d_model", "math.sqrt(self.head_dim)", "math.sqrt(self.q_proj.in_features)"),
-        ("no causal mask", "scores.masked_fill(~may_see, -math.inf)", "scores"),
         *edits(
             ATTENTION,
             ("no causal mask", "attn_mask=mask, ", ""),
@@ -307,11 +341,8 @@ MUTANTS = {
             ("wrong order", "y.permute(0, 2, 1, 3).reshape(B, T, D)", "y.reshape(B, T, D)"),
             ("without a cache: Expected", "y.permute(0, 2, 1, 3).reshape(B, T, D)", "y"),
         ),
-        ("too few keys", ".tril(past)", ".tril()"),
-        ("own successor", ".tril(past)", ".tril(past + 1)"),
         ("does not see itself", "~may_see, -math.inf", "~may_see.tril(past - 1), -1e30"),
         ("still gets a share", "scores.masked_fill(~may_see, -math.inf)", "scores.masked_fill(~may_see, 0)"),
-        ("still gets a share", "scores.masked_fill(~may_see, -math.inf)", "(scores * may_see)"),
         (
             "mask comes after the softmax",
             "scores.masked_fill(~may_see, -math.inf).softmax(dim=-1)",
@@ -355,14 +386,12 @@ MUTANTS = {
             "t.view(B, T, -1, self.head_dim).transpose(1, 2)",
             "t.view(B, T, self.head_dim, -1).permute(0, 3, 1, 2)",
         ),
-        ("wrong order", "(weights @ v).transpose(1, 2).flatten(-2)", "(weights @ v).reshape(B, T, -1)"),
         (
             "values are rotated too",
             "q, k = rotate(q, angles), rotate(k, angles)",
             "q, k, v = (rotate(t, angles) for t in (q, k, v))",
         ),
         ("Only the queries", "rotate(q, angles), rotate(k, angles)", "rotate(q, angles), k"),
-        ("Only the keys", "rotate(q, angles), rotate(k, angles)", "q, rotate(k, angles)"),
         ("does not go through out_proj", "return self.out_proj(mixed)", "return mixed"),
         (
             "mix the projected keys",
@@ -397,6 +426,37 @@ MUTANTS = {
             "self.out_proj = nn.Linear(config.d_model, config.d_model, bias=False)",
             "self.o_proj = self.out_proj_ = nn.Linear(config.d_model, config.d_model, bias=False)",
         ),
+        *edits(
+            ATTENTION,
+            ("does not see itself", "device=x.device) <=", "device=x.device) <"),
+            ("or its meaning", "attn_mask=mask", "attn_mask=~mask"),
+            ("as ones and zeros", "attn_mask=mask", "attn_mask=mask.float()"),
+            ("config.rope_theta", "d, c.rope_theta", "d, 10_000"),
+            (
+                "keys that are not rotated",
+                """        q, k = rotate(q, angles), rotate(k, angles)
+        if cache is not None:
+            k, v = cache.append(k, v)
+""",
+                """        if cache is not None:
+            k, v = cache.append(k, v)
+        q, k = rotate(q, angles), rotate(k, rotary_angles(torch.arange(past + T), d, c.rope_theta))
+""",
+            ),
+            (
+                "goes into the cache as keys".replace("goes", "go"),
+                "k, v = cache.append(k, v)",
+                "v, k = cache.append(v, k)",
+            ),
+        ),
+        ("There is no softmax", ".masked_fill(~may_see, -math.inf).softmax(dim=-1)", " * may_see"),
+        (
+            "in a way of their own",
+            ATTENTION.replace(", c.n_heads, d).permute(0, 2, 1, 3)", ", d, c.n_heads).permute(0, 3, 1, 2)")
+            .replace(", c.kv_heads, d).permute(0, 2, 1, 3)", ", d, c.kv_heads).permute(0, 3, 1, 2)")
+            .replace("y.permute(0, 2, 1, 3)", "y.permute(0, 2, 3, 1)"),
+        ),
+        ("config.n_kv_heads is None", "config.kv_heads", "config.n_kv_heads"),
     ],
     "6.10d": [
         (
@@ -429,6 +489,17 @@ MUTANTS = {
         ),
         *edits(
             FEED_FORWARD, ("gate is a sigmoid", "gate * torch.sigmoid(gate) * up", "torch.sigmoid(gate) * up")
+        ),
+        (
+            "at the very end",
+            """hidden = F.silu(self.gate_proj(x)) * self.up_proj(x)  # (..., D) -> (..., d_ff)
+        return self.down_proj(hidden)""",
+            "return F.silu(self.down_proj(self.gate_proj(x) * self.up_proj(x)))",
+        ),
+        (
+            "one and the same parameter",
+            "self.up_proj = nn.Linear(d_model, d_ff, bias=False)",
+            "self.up_proj = self.gate_proj",
         ),
     ],
     "6.10e": [
@@ -463,7 +534,6 @@ MUTANTS = {
             ),
             ("A norm is missing", "layer(norm(x)) + x", "layer(x) + x"),
             ("does not reach the attention", "self.attention(y, cache)", "self.attention(y)"),
-            ("come after the sums", "x = layer(norm(x)) + x", "x = norm(layer(x) + x)"),
         ),
         ("norm2 never", "self.norm2(x)", "self.norm1(x)"),
         (
@@ -502,9 +572,19 @@ MUTANTS = {
             ),
         ),
         ("changes its arguments", "x = x + self.attention", "x += self.attention"),
+        ("do not get config.norm_eps", BLOCK.replace(", config.norm_eps)", ")")),
+        (
+            "as nn.LayerNorm does",
+            "self.norm2 = RMSNorm(config.d_model, config.norm_eps)",
+            "self.norm2 = nn.LayerNorm(config.d_model, config.norm_eps, bias=False)",
+        ),
+        (
+            "one and the same parameter",
+            "self.norm2 = RMSNorm(config.d_model, config.norm_eps)",
+            "self.norm2 = self.norm1",
+        ),
     ],
     "6.10f": [
-        ("before the output layer is missing", "self.lm_head(self.norm(x))", "self.lm_head(x)"),
         (
             "results are probabilities",
             "self.lm_head(self.norm(x))",
@@ -520,7 +600,6 @@ MUTANTS = {
             'self.lm_head.weight = self.embedding["token"].weight',
             'self.lm_head.weight.data = self.embedding["token"].weight.data.clone()',
         ),
-        ("same object, not a copy", "if config.tie_weights:", "if False:"),
         ("also where config.tie_weights is False", "if config.tie_weights:", "if True:"),
         ("cache of layer 0", "cache[i]", "cache[0]"),
         ("does not reach the blocks", "block(x, None if cache is None else cache[i])", "block(x)"),
@@ -538,23 +617,17 @@ MUTANTS = {
             'x = self.embedding["token"](token_ids)',
             'x = self.embedding["token"](token_ids) * math.sqrt(self.config.d_model)',
         ),
-        ("model.config is missing", MODEL.replace("self.config", "self.settings")),
+        ("model.config is not the configuration", MODEL.replace("self.config", "self.settings")),
         ("norm weights should stay ones", "if weight.dim() == 2:", "if True:"),
         ("start too large", "config.weight_std / shrink", "config.weight_std"),
         ("The initial down_proj", '("out_proj.weight", "down_proj.weight")', '("out_proj.weight",)'),
         ("There are two in each layer", "math.sqrt(2 * config.n_layers)", "math.sqrt(config.n_layers)"),
         ("divide by its root", "math.sqrt(2 * config.n_layers)", "(2 * config.n_layers)"),
-        (
-            "linear layers is not config.weight_std",
-            "config.weight_std / shrink",
-            "config.weight_std**2 / shrink",
-        ),
         ("linear layers is not config.weight_std", "config.weight_std / shrink", "0.02 / shrink"),
         *edits(
             MODEL,
             ("token embedding is not config.weight_std", "(nn.Linear, nn.Embedding)", "nn.Linear"),
             ("before the output layer is missing", "self.norm(x) @", "x @"),
-            ("start too large", "block.attention.out_proj.weight.div_((2 * config.n_layers) ** 0.5)", "pass"),
             (
                 "is detached",
                 "self.embedding.token.weight[token_ids]",
@@ -578,6 +651,29 @@ MUTANTS = {
             "enumerate(self.blocks):",
             "enumerate(self.blocks):\n            x = x[i]",
         ),
+        ("They still fit", "if n_tokens > self", "if n_tokens >= self"),
+        ("last norm does not get", "RMSNorm(config.d_model, config.norm_eps)", "RMSNorm(config.d_model)"),
+        ("refuses tokens that fit", "n_tokens = token_ids.size(1)", "n_tokens = token_ids.numel()"),
+        (
+            "not with a ValueError",
+            """        if n_tokens > self.config.context_length:
+            raise ValueError(f"{n_tokens} tokens are more than context_length={self.config.context_length}")
+""",
+            "        assert n_tokens <= self.config.context_length\n",
+        ),
+        ("the token embedding is not", "if weight.dim() == 2:", "if False:"),
+        (
+            "evenly from an interval",
+            "nn.init.normal_(weight, std=config.weight_std / shrink)",
+            "nn.init.uniform_(weight, -(3**0.5) * config.weight_std / shrink, 3**0.5 * config.weight_std / shrink)",
+        ),
+        ("without gradients, so nothing", "    def forward(", "    @torch.no_grad()\n    def forward("),
+        (
+            "lm_head.weight should have the shape",
+            "nn.Linear(config.d_model, config.vocab_size",
+            "nn.Linear(config.vocab_size, config.d_model",
+        ),
+        ("how many times too large", "math.sqrt(2 * config.n_layers)", "math.sqrt(config.n_heads)"),
     ],
     "6.10g": [
         ("never set to 0", "        optimizer.zero_grad()\n", ""),
@@ -586,7 +682,6 @@ MUTANTS = {
             "optimizer.zero_grad()\n        loss.backward()",
             "loss.backward()\n        optimizer.zero_grad()",
         ),
-        ("weights do not change", "        optimizer.step()\n", ""),
         ("weights do not change", "loss.backward()", "pass"),
         (
             "new optimizer is made",
@@ -605,11 +700,10 @@ MUTANTS = {
             "losses.append(F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten()).item())",
         ),
         ("make them floats", "loss.item()", "loss"),
-        ("Only the last loss", "return losses", "return loss.item()"),
+        ("One number comes out", "return losses", "return loss.item()"),
         ("is SGD", "torch.optim.AdamW(", "torch.optim.SGD("),
         ("by default, 0.001", ", lr=3e-3", ""),
         ("ten times what it should be", "lr=3e-3", "lr=3e-2"),
-        ("a tenth of what it should be", "lr=3e-3", "lr=3e-4"),
         (
             "do not fit the targets",
             "logits.flatten(0, 1), targets.flatten()",
@@ -628,14 +722,11 @@ MUTANTS = {
         ),
         *edits(
             TRAIN,
-            ("never set to 0", "        optimizer.zero_grad(set_to_none=False)\n", ""),
-            ("take the mean", "[:, None]).mean()", "[:, None]).sum()"),
             (
                 "as if their loss was 0",
                 "loss = -log_p[counted].gather(-1, targets[counted][:, None]).mean()",
                 "loss = -(log_p.gather(-1, targets.clamp(min=0)[..., None])[..., 0] * counted).mean()",
             ),
-            ("make them floats", "float(loss)", "loss.detach()"),
         ),
         ("weights afterwards are not", "loss.backward()", "(-loss).backward()"),
         (
@@ -644,7 +735,7 @@ MUTANTS = {
             "logits.flatten(0, 1) / 2, targets",
         ),
         (
-            "has 1 parts and should have 3",
+            "Only one loss is in the list",
             "        losses.append(loss.item())\n    return",
             "    losses.append(loss.item())\n    return",
         ),
@@ -654,6 +745,30 @@ MUTANTS = {
             "for inputs, targets in batches:\n        if len(losses) == 4:\n            optimizer = torch.optim.SGD(model.parameters(), lr=1e-9)",
         ),
         ("It stops with an error", "for inputs, targets in batches:", "for i in range(len(batches)):"),
+        ("which also lets weights decay", "torch.optim.AdamW", "torch.optim.Adam"),
+        ("but not the weight decay", "lr=3e-3", "lr=3e-3, weight_decay=0.1"),
+        (
+            "should weigh the same",
+            "loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())",
+            "loss = sum(F.cross_entropy(z, t) for z, t in zip(logits, targets)) / len(logits)",
+        ),
+        ("losses are rounded", "loss.item()", "round(loss.item(), 2)"),
+        ("a list of floats, one for each", "return losses", "return torch.tensor(losses)"),
+        ("a list of floats, one for each", "return losses", "return dict(enumerate(losses))"),
+        ("after the first batch", "    return losses", "        return losses"),
+        ("list of losses is empty", "    for inputs", "    print(sum(1 for _ in batches))\n    for inputs"),
+        ("losses are in bits", "loss.item()", "loss.item() / math.log(2)"),
+        (
+            "A copy of the model",
+            "optimizer, losses =",
+            "import copy\n    model = copy.deepcopy(model)\n    optimizer, losses =",
+        ),
+        (
+            "Only some of the weights",
+            "torch.optim.AdamW(model.parameters()",
+            "torch.optim.AdamW(model.lm_head.parameters()",
+        ),
+        ("One number comes out", "return losses", "return sum(losses) / len(losses)"),
     ],
     "6.10h": [
         (
@@ -749,13 +864,11 @@ MUTANTS = {
         *edits(
             SPEAK,
             ("stays 0", "sum(k.shape[2] for k, _ in self.parts)", "0"),
-            ("counts calls", "sum(k.shape[2] for k, _ in self.parts)", "len(self.parts)"),
             (
                 "share one cache",
                 "super().__init__(LayerCache() for _ in range(config.n_layers))",
                 "super().__init__([LayerCache()] * config.n_layers)",
             ),
-            ("One token too many", "len(out) <= n", "len(out) <= n + 1"),
             ("are not the most probable", "topk(1).indices[..., 0]", "topk(2).indices[..., 1]"),
         ),
         ("not kept at the beginning", "    return token_ids\n", "    return token_ids.flip(1)\n"),
@@ -764,5 +877,20 @@ MUTANTS = {
             "cache, new = Cache(model.config), token_ids",
             "model(token_ids)\n    cache, new = Cache(model.config), token_ids",
         ),
+        ("old values are lost", "v = torch.cat([self.values, v], dim=2)", "pass"),
+        ("Values go the way of the keys", "torch.cat([self.values, v]", "torch.cat([self.values, v * 2]"),
+        ("should return an int64 tensor", "    return token_ids\n", "    return token_ids.int()\n"),
+        ("should return an int64 tensor", "    return token_ids\n", "    return token_ids.tolist()\n"),
+        (
+            "kept from call to call",
+            "cache, new = Cache(model.config), token_ids",
+            "kept = continue_text.__dict__\n    cache, new = kept.setdefault('cache', Cache(model.config)), token_ids",
+        ),
+        (
+            "go in at once",
+            "    for _ in range(n):\n",
+            "    for t in range(new.size(1) - 1):\n        model(new[:, t : t + 1], cache)\n    new = new[:, -1:]\n    for _ in range(n):\n",
+        ),
+        ("too few caches", "config.n_layers", "config.n_heads"),
     ],
 }
