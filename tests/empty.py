@@ -13,7 +13,16 @@ import sys
 from os.path import basename, relpath
 from pathlib import Path
 
-from notebooks import CHAPTERS, HAND_WRITTEN, ROOT, is_workbook, read_notebook, write_notebook
+sys.path.insert(1, str(Path(__file__).resolve().parent.parent))
+
+from notebooks import (  # noqa: E402
+    CHAPTERS,
+    HAND_WRITTEN,
+    ROOT,
+    is_workbook,
+    read_notebook,
+    write_notebook,
+)
 
 RAISE = "raise NotImplementedError"
 

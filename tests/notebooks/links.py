@@ -98,7 +98,8 @@ def readme_line(line, settings, root=ROOT):
         line = re.sub(r"\| \d+ min \|", f"| {n} min |", line, count=1)
         line = re.sub(r"\| \d+ exercises", f"| {len(entries(notebook))} exercises", line, count=1)
     if re.search(r"\w+ exercises in all, \w+ hours of work", line):
-        found = [entry for path in root.glob("ch0*/solutions.ipynb") for entry in entries(read_notebook(path))]
+        masters = map(read_notebook, root.glob("ch0*/solutions.ipynb"))
+        found = [entry for master in masters for entry in entries(master)]
         hours = round(sum(entry.minutes for entry in found) / 60)
         all_of_them = f"{len(found)} exercises in all, {hours} hours of work"
         line = re.sub(r"\w+ exercises in all, \w+ hours of work", all_of_them, line)
