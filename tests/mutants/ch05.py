@@ -164,6 +164,7 @@ def bits_per_byte(total_nats, n_bytes):
 }
 MUTANTS = {
     "5.1": [
+        ("Only the first start", "for start in starts]", "for start in starts[:1]]"),
         ("inputs themselves", "rows[:, 1:]", "rows[:, :-1]"),
         ("have changed places", "return rows[:, :-1], rows[:, 1:]", "return rows[:, 1:], rows[:, :-1]"),
         (
