@@ -3,13 +3,14 @@
 # Written by hand: what learners get wrong, in words.
 
 import copy
+import itertools
 import math
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ch01_tokenization.checking import Exercise, checker
+from ch01_tokenization.checking import Exercise, checker, same
 
 from .optimization import AdamW, bits_per_byte, clip_grad_norm_, cross_entropy, perplexity, warmup_cosine
 
@@ -89,6 +90,13 @@ WINDOWS = Exercise(
         "Inputs and targets have changed places: a target is the token after its input, not the one "
         "before.": cut(1, 0),
         "The targets lie two tokens ahead of the inputs; they should lie one ahead.": cut(0, 2),
+        "The targets are the tokens before the inputs. A target is what comes after.": [
+            cut(0, -1),
+            lambda ids, T, starts: (
+                torch.stack([ids[start:][:T] for start in starts]),
+                torch.stack([ids[start - 1 : start - 1 + T] for start in starts]),
+            ),
+        ],
         "The last target of each window is its own first input: the row was turned round. That target has to "
         "come from the text, one token further on.": turned_round,
         "There are T - 1 inputs in a row. For T inputs and T targets, cut T + 1 tokens.": [
@@ -105,21 +113,26 @@ WINDOWS = Exercise(
         "Each column is a window. The shape should be (B, T), with a row for each start.": [
             lambda ids, T, starts: tuple(part.T for part in windows(ids, T, starts)),
         ],
-        "Only the first start is used. There should be a row for each.": other_starts(
-            lambda start, T, row: row
-        ),
+        "Only the first start is used. There should be a row for each.": [
+            lambda ids, T, starts: windows(ids, T, starts[:1]),
+            lambda ids, T, starts: windows(ids, T, starts[:1] * len(starts)),
+        ],
         "This is one tensor with the whole windows. Give two tensors, the inputs and the targets.": [
             lambda ids, T, starts: ids.unfold(0, T + 1, 1)[starts],
         ],
     },
     signs={
+        "Inputs and targets should be int64, as `token_ids` is.": lambda case, got, expected: any(
+            mine.dtype != torch.int64 for mine in got
+        ),
+        "The inputs are right. The targets should have the same shape, (B, T): one for each input.": (
+            lambda case, got, expected: torch.equal(got[0], expected[0]) and got[1].shape != expected[1].shape
+        ),
         "The inputs are right and the targets are not: each target is the token that follows its "
         "input in the "
-        "text.": lambda case, got, expected: (
-            torch.equal(got[0], expected[0]) and got[1].shape == expected[1].shape
-        ),
-        "The rows are right, but they are not in the order of `starts`.": lambda case, got, expected: (
-            torch.equal(got[0].sort(0)[0], expected[0].sort(0)[0])
+        "text.": lambda case, got, expected: torch.equal(got[0], expected[0]),
+        "The rows are right, but they are not in the order of `starts`.": lambda case, got, expected: all(
+            torch.equal(mine.sort(0)[0], right.sort(0)[0]) for mine, right in zip(got, expected)
         ),
     },
 )
@@ -132,8 +145,8 @@ def run_loss(answer, logits, targets, ignore_index=-100):
     logits = logits.requires_grad_()
     options = {} if ignore_index == -100 else {"ignore_index": ignore_index}
     loss = answer(logits, targets, **options)
-    result, nothing = {"the loss": detached(loss)}, bool((targets == ignore_index).all())
-    if logits.dtype == torch.float32 and not nothing:  # 16-bit gradients are too coarse to compare
+    result = {"the loss": detached(loss)}
+    if logits.dtype == torch.float32:  # 16-bit gradients are too coarse to compare
         usable = isinstance(loss, torch.Tensor) and loss.requires_grad and loss.dim() == 0
         result["its gradient"] = torch.autograd.grad(loss, logits)[0] if usable else None
     return result
@@ -161,8 +174,14 @@ def not_a_number(logits, targets, ignore_index=-100):
     return F.cross_entropy(logits.float().flatten(0, -2), targets.flatten(), ignore_index=ignore_index)
 
 
-def of_the_mean_probability(logits, targets, ignore_index=-100):
-    return -cross_entropy(logits, targets, ignore_index=ignore_index, reduction="sum").exp().log()
+def made_anew(nothing):
+    """Right, but for what it returns when no target counts."""
+
+    def answer(logits, targets, ignore_index=-100):
+        counts = (targets != ignore_index).any()
+        return cross_entropy(logits, targets, ignore_index=ignore_index) if counts else nothing()
+
+    return answer
 
 
 def by_rows(surprise, counted):
@@ -181,6 +200,7 @@ CROSS_ENTROPY = Exercise(
         (torch.tensor([[0.0, 2.0], [3.0, 0.0]]), torch.tensor([1, 0]), 0),
         (torch.tensor([[1.0, 2.0]]), torch.tensor([-100])),
         (torch.tensor([[0.0, 200.0]]), torch.tensor([0])),
+        (torch.tensor([[0.0, 1.0], [0.0, 200.0]]), torch.tensor([0, 1])),
         (draw.normal(2, 3, 5), torch.tensor([[draw.whole(1, 4), -100, -100], [1, 0, draw.whole(0, 4)]])),
         (draw.normal(2, 3, 5), torch.tensor([[draw.whole(1, 4), 0, 0], [1, 2, draw.whole(1, 4)]]), 0),
         (draw.normal(4, 3).bfloat16(), draw.ids(3, 4)),
@@ -232,6 +252,23 @@ CROSS_ENTROPY = Exercise(
         "The logarithm is to the base 2, which gives bits. The loss is in nats.": [
             scored(lambda s, counted: s / math.log(2)),
         ],
+        "softmax has been taken twice: log_softmax and F.cross_entropy begin with the logits.": [
+            scored(log_p=lambda z: z.softmax(-1).log_softmax(-1)),
+            lambda logits, targets, ignore_index=-100: F.cross_entropy(
+                logits.float().softmax(-1).flatten(0, -2), targets.flatten(), ignore_index=ignore_index
+            ),
+        ],
+        "The largest logit of the whole tensor is subtracted from all. In a row of small logits every exp is "
+        "0 then; each row needs its own largest.": [
+            scored(log_p=lambda z: z - z.max() - (z - z.max()).exp().sum(-1, keepdim=True).log()),
+            scored(log_p=lambda z: ((z - z.max()).exp() / (z - z.max()).exp().sum(-1, keepdim=True)).log()),
+        ],
+        "When no target counts it returns a new 0, cut off from the logits, and backward would stop with an "
+        "error. Let that 0 be computed from the logits too.": made_anew(lambda: torch.tensor(0.0)),
+        "When no target counts it returns a number. It should be a tensor then too.": [
+            made_anew(lambda: 0.0),
+            made_anew(lambda: 0),
+        ],
         "The logits themselves are taken for logarithms of probabilities. Subtract logsumexp of the "
         "row first.": [
             scored(log_p=lambda z: z),
@@ -265,13 +302,13 @@ def cross_entropy_grad(logits, targets):
     return torch.autograd.grad(cross_entropy(logits, targets), logits)[0]
 
 
-def parts(combine):
+def parts(combine, p_of=lambda z: z.softmax(-1)):
     """combine(p, one_hot, counted): softmax (N, V), one_hot (N, V), counted (N, 1) float."""
 
     def answer(logits, targets):
         counted = (targets != -100).unsqueeze(-1).float()
         one_hot = F.one_hot(targets.clamp(min=0), logits.size(-1))
-        return combine(logits.softmax(-1), one_hot, counted)
+        return combine(p_of(logits), one_hot, counted)
 
     return answer
 
@@ -301,6 +338,20 @@ CROSS_ENTROPY_GRAD = Exercise(
         ],
         "It divides by the number of all logits, N times V. The mean is over targets only.": [
             parts(lambda p, one, c: (p - one) * c / p.numel()),
+        ],
+        "It divides by V, the length of a row. Divide by the number of targets that count.": [
+            parts(lambda p, one, c: (p - one) * c / p.size(1)),
+        ],
+        "These are softmax's own derivatives, p * (1 - p). With the logarithm of the loss they become p "
+        "minus one_hot.": [
+            parts(lambda p, one, c: p * (1 - p) * c / c.sum().clamp(min=1)),
+            parts(lambda p, one, c: p * (one - p) * c / c.sum().clamp(min=1)),
+        ],
+        "Logarithms of probabilities stand where the probabilities should be: softmax, not log_softmax.": [
+            parts(lambda p, one, c: (p - one) * c / c.sum().clamp(min=1), lambda z: z.log_softmax(-1)),
+        ],
+        "The logits themselves stand where their softmax should be.": [
+            parts(lambda p, one, c: (p - one) * c / c.sum().clamp(min=1), lambda z: z),
         ],
         "The row of a target that does not count is not 0. It has no part in the loss, so its "
         "gradient is 0.": [
@@ -379,8 +430,9 @@ def run_adamw(answer, weights, gradients, groups, lr_factor=1.0, reload=False):
 
 def flawed_adamw(
     m_corrected=True, v_corrected=True, decay="first", eps="outside", root=True, square=True, count="each",
-    memory="each", settings="own", zero_based=False, swapped=False, sign=1, one_minus="mv", rate="group",
-    fresh=False,
+    memory="each", settings=("own",), zero_based=False, swapped=False, sign=1, one_minus="mv", rate="group",
+    fresh=False, none="passed", power=lambda beta, t: beta**t, t_more=0, mix="right", decay_sign=1,
+    power_of="mv",
 ):  # fmt: skip
     """An AdamW that is right but for what is given."""
 
@@ -394,11 +446,20 @@ def flawed_adamw(
             self.counted += count == "step"
             for number, group in enumerate(self.param_groups):
                 for w in group["params"]:
-                    if w.grad is not None:
+                    if w.grad is None and none == "return":
+                        return
+                    if w.grad is None and none == "break":
+                        break
+                    if w.grad is not None or none == "zeros":
                         self.counted += count == "weight"
-                        self.move(w, {"own": group, "first": self.param_groups[0]}[settings], number)
+                        other = {"first": self.param_groups[0], "default": self.defaults}.get(settings[0], {})
+                        keys = settings[1:] or other.keys() - {"params"}
+                        self.move(w, group | {key: other[key] for key in keys}, number)
                     elif decay == "all":
                         w.mul_(1 - group["lr"] * group["weight_decay"])
+                    elif none == "counted":
+                        self.state[w].setdefault("early", 0)
+                        self.state[w]["early"] += 1
 
         def move(self, w, group, number):
             lr, (beta1, beta2), decayed = group["lr"], group["betas"], group["weight_decay"]
@@ -406,17 +467,20 @@ def flawed_adamw(
             beta1, beta2 = (beta2, beta1) if swapped else (beta1, beta2)
             state = self.state[w] if memory == "each" else self.memory
             state = self.memory.setdefault(w, {}) if memory == "self" else state
-            if not state or fresh:
-                state.update(step=0, m=torch.zeros_like(w), v=torch.zeros_like(w))
+            if "m" not in state or fresh:
+                state.update(step=state.pop("early", 0), m=torch.zeros_like(w), v=torch.zeros_like(w))
             t = state["step"] = state["step"] + 1
-            t = (t if count == "each" else self.counted) - zero_based
-            g = w.grad + decayed * w if decay == "gradient" else w.grad
-            m = state["m"] = beta1 * state["m"] + (1 - beta1 if "m" in one_minus else 1) * g
-            v = state["v"] = beta2 * state["v"] + (1 - beta2 if "v" in one_minus else 1) * (
+            t = (t + state.get("early", 0) if count == "each" else self.counted) - zero_based + t_more
+            gradient = torch.zeros_like(w) if w.grad is None else w.grad
+            g = gradient + decayed * w if decay == "gradient" else gradient
+            keep1, keep2 = (1 - beta1, 1 - beta2) if mix == "mean" else (beta1, beta2)
+            m = state["m"] = keep1 * state["m"] + (1 - keep1 if "m" in one_minus else 1) * g
+            v = state["v"] = keep2 * state["v"] + (1 - keep2 if "v" in one_minus else 1) * (
                 g**2 if square else g.abs()
             )
-            m_factor = 1 - beta1**t if m_corrected else 1
-            v_factor = 1 - beta2**t if v_corrected else 1
+            b1, b2 = (beta2, beta1) if mix == "correction" else (beta1, beta2)
+            m_factor = 1 - (power(b1, t) if "m" in power_of else b1**t) if m_corrected else 1
+            v_factor = 1 - (power(b2, t) if "v" in power_of else b2**t) if v_corrected else 1
             m = m / m_factor if m_factor else m * math.inf
             v = v / v_factor if v_factor else v * math.inf
             below = v.sqrt() + group["eps"] if root else v + group["eps"]
@@ -427,7 +491,7 @@ def flawed_adamw(
             elif eps == "none":
                 below = v.sqrt()
             if decay in ("first", "all"):
-                w.mul_(1 - lr * decayed)
+                w.mul_(1 - decay_sign * lr * decayed)
             elif decay == "whole":
                 w.mul_(1 - decayed)
             w.sub_(sign * lr * m / below)
@@ -443,9 +507,9 @@ def adamw_cases(draw):
     two_groups = [plain | dict(weight_decay=0.5), plain | dict(params=[1], lr=0.2)]
     mixed = [
         plain | dict(params=[1], weight_decay=draw.real(0.2, 0.6)),
-        plain | dict(params=[0, 2], lr=0.3, eps=0.1),
+        plain | dict(params=[0, 2], lr=0.3, betas=(0.6, 0.8), eps=0.1),
     ]
-    three = [[draw.normal(2, 3), draw.normal(4), draw.normal(2, 3)] for _ in range(4)]
+    three = [[draw.normal(2, 3), draw.normal(4), draw.normal(2, 3)] for _ in range(3)]
     three[1][1] = None
     return [
         ([one], [[half]], [plain]),
@@ -487,6 +551,28 @@ ADAMW = Exercise(
         "A weight without a gradient decays too. It should be passed over altogether.": flawed_adamw(
             decay="all"
         ),
+        "The decay makes the weight larger. The factor is 1 minus lr times weight_decay.": flawed_adamw(
+            decay_sign=-1
+        ),
+        "It stops at the first weight without a gradient, so those after it are left out. Pass over that one "
+        "only.": [flawed_adamw(none="return"), flawed_adamw(none="break")],
+        "A gradient that is None is taken for zeros, so the weight moves and its means shrink. It should be "
+        "passed over altogether.": flawed_adamw(none="zeros"),
+        "The count of a weight goes up where it has no gradient, too.": flawed_adamw(none="counted"),
+        "The correction should be 1 - beta**t: first the power, then the difference. Here it is "
+        "(1 - beta)**t.": [
+            flawed_adamw(power=lambda beta, t: 1 - (1 - beta) ** t, power_of=which) for which in ("mv", "v")
+        ],
+        "The correction should be 1 - beta**t, with a power. Here it is 1 - beta * t.": [
+            flawed_adamw(power=lambda beta, t: beta * t, power_of=which) for which in ("mv", "v")
+        ],
+        "t is one too large. In the first step of a weight it is 1.": flawed_adamw(t_more=1),
+        "The corrections are exchanged: m is divided by 1 - beta1**t, v by 1 - beta2**t.": flawed_adamw(
+            mix="correction"
+        ),
+        "beta and 1 - beta are exchanged: the old mean has the weight beta, what is new has 1 - beta.": [
+            flawed_adamw(mix="mean")
+        ],
         "eps stands inside the root. Take the root of v first.": flawed_adamw(eps="inside"),
         "eps is added before v is corrected. Divide v by 1 - beta2**t, take the root, then add eps.": [
             flawed_adamw(eps="early"),
@@ -512,7 +598,15 @@ ADAMW = Exercise(
         "t goes up once for every weight. Each weight needs its own count of steps.": flawed_adamw(
             count="weight"
         ),
-        "All groups get the settings of the first one. Each has its own.": flawed_adamw(settings="first"),
+        "beta1 and beta2 are those of the first group. Each group has its own.": flawed_adamw(
+            settings=("first", "betas")
+        ),
+        "The learning rate is that of the first group. Each group has its own.": flawed_adamw(
+            settings=("first", "lr")
+        ),
+        "A setting is read from self.defaults. Those are for groups that give none; read it from the "
+        "group.": [flawed_adamw(settings=("default", *keys)) for keys in (["lr"], ["weight_decay"], [])],
+        "All groups get the settings of the first one. Each has its own.": flawed_adamw(settings=("first",)),
         "A learning rate that is changed between two steps has no effect. Read group['lr'] at each step.": [
             flawed_adamw(rate="first"),
         ],
@@ -562,6 +656,25 @@ def schedule(
     return rate
 
 
+def half_wave(progress):
+    return (1 + math.cos(math.pi * progress)) / 2
+
+
+def falling(progress, share=half_wave, rate=lambda share, high, low: low + (high - low) * share):
+    """The right warm-up, and a fall with another progress, share of the range, or rate."""
+
+    def answer(step, high, low, warm, total):
+        if step < warm:
+            return high * (step + 1) / warm
+        return rate(share(min(1.0, progress(step, warm, max(warm + 1, total)))), high, low)
+
+    return answer
+
+
+def done(step, warm, total):
+    return (step - warm) / (total - warm)
+
+
 SCHEDULE = Exercise(
     right=warmup_cosine,
     cases=lambda draw: [
@@ -590,6 +703,37 @@ SCHEDULE = Exercise(
             total=-1
         ),
         "The cosine counts its progress from step 0. It begins where the warm-up ends.": schedule(whole=True),
+        "The progress counts steps from 0, and divides by the length of the fall alone. Subtract "
+        "warmup_steps from the step too.": falling(lambda step, warm, total: step / (total - warm)),
+        "The progress is divided by total_steps. The fall has only total_steps - warmup_steps "
+        "steps.": falling(lambda step, warm, total: (step - warm) / total),
+        "The fall is one step early: step `warmup_steps` should still have all of max_lr.": [
+            falling(lambda step, warm, total: (step + 1 - warm) / (total - warm)),
+        ],
+        "Steps are counted from 0. It takes them as counted from 1.": [
+            lambda step, high, low, warm, total: warmup_cosine(step - 1, high, low, warm, total),
+        ],
+        "The angle of the cosine runs from 0 to 1. It should run from 0 to pi.": falling(
+            done, lambda p: (1 + math.cos(p)) / 2
+        ),
+        "A sine was taken. It is the cosine that falls from 1 to -1 between 0 and pi.": [
+            falling(done, lambda p: (1 + math.sin(math.pi * p)) / 2),
+            falling(done, lambda p: math.sin(math.pi * p)),
+            falling(done, lambda p: 1 - math.sin(math.pi / 2 * p)),
+        ],
+        "The cosine runs down to 0 and is cut off at min_lr. It should share out the range between the two, "
+        "and arrive at min_lr at the end.": falling(
+            done, rate=lambda share, high, low: max(low, high * share)
+        ),
+        "max_lr plays no part in the fall.": [
+            falling(done, rate=lambda share, high, low: share),
+            falling(done, rate=lambda share, high, low: low + (1 - low) * share),
+        ],
+        "After the last step the rate is 0. It should stay at min_lr.": [
+            lambda step, high, low, warm, total: (
+                0.0 if step >= total else warmup_cosine(step, high, low, warm, total)
+            ),
+        ],
         "The rate falls along a straight line. It should fall along a cosine.": schedule(
             share=lambda p: 1 - p
         ),
@@ -680,6 +824,26 @@ def clip_each(params, max_norm):
     return norm
 
 
+def clip_if_one(params, max_norm):
+    """Only if one gradient alone is too long."""
+    params = list(params)
+    one = any(p.grad.norm() > max_norm for p in params if p.grad is not None)
+    return clip_grad_norm_(params, max_norm if one else math.inf)
+
+
+def clip_some(params, max_norm):
+    """Only the gradients before the first that is None."""
+    return clip_grad_norm_(list(itertools.takewhile(lambda p: p.grad is not None, params)), max_norm)
+
+
+def clip_zeros(params, max_norm):
+    """Every None becomes a gradient of zeros."""
+    params = list(params)
+    for p in params:
+        p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+    return clip_grad_norm_(params, max_norm)
+
+
 @torch.no_grad()
 def clip_values(params, max_norm):
     gradients = [p.grad for p in params if p.grad is not None]
@@ -697,6 +861,9 @@ CLIP = Exercise(
         ([torch.tensor([3.0, 4.0])], 1.0),
         ([torch.tensor([3.0, 4.0])], 2.0),
         ([torch.tensor([0.3, 0.4])], 1.0),
+        ([torch.tensor([0.9, 1.2])], 2.0),
+        ([torch.tensor([0.3, 0.4])], 0.3),
+        ([torch.tensor([0.9]), torch.tensor([0.9])], 1.0),
         ([torch.tensor([3.0]), torch.tensor([-4.0])], 1.0),
         ([torch.tensor([6.0]), None, torch.tensor([8.0])], 5.0),
         ([torch.tensor([0.0, 0.0])], 1.0),
@@ -717,6 +884,15 @@ CLIP = Exercise(
         "Single numbers are cut off at max_norm, which changes the direction. All have to be "
         "multiplied by one "
         "factor.": clip_values,
+        "It clips when the square of the norm is above max_norm. Compare the norm itself.": [
+            clip(factor=lambda norm, max_norm: max_norm / norm if norm**2 > max_norm else 1.0),
+        ],
+        "It clips only if the gradient of one parameter alone is above max_norm. Compare the norm of all of "
+        "them.": [clip_if_one],
+        "It stops at the first parameter without a gradient. Pass over that one only.": clip_some,
+        "A gradient that is None has become zeros. Leave it None: a step would pass over that parameter.": [
+            clip_zeros
+        ],
         "Small gradients are scaled up to max_norm. They should stay as they are.": [
             clip(factor=lambda norm, max_norm: max_norm / (norm + 1e-6)),
             clip(factor=lambda norm, max_norm: max_norm / norm if norm > 0 else 1.0),
@@ -756,6 +932,12 @@ CLIP = Exercise(
         ],
     },
     signs={
+        "The norm should be a tensor without dimensions.": lambda case, got, expected: (
+            got["the norm returned"].dim() > 0
+        ),
+        "The norm should be float32, as the gradients are.": lambda case, got, expected: (
+            got["the norm returned"].dtype != torch.float32
+        ),
         "The gradients after it are right; the norm that it returns is not.": lambda case, got, expected: (
             torch.is_tensor(got["the norm returned"]) and alike(got, expected, "gradients after it")
         ),
@@ -779,19 +961,30 @@ def changed_direction(before, after):
 
 
 def run_step(answer, embedding, output, batches, max_norm):
-    """Two steps; before the first there are gradients left over."""
+    """A step, two on a single piece; before the first there are gradients left over."""
     model = tiny_model(embedding, output)
+    waiting, most = set(), [0]
+
+    def seen(module, inputs, logits):
+        if logits.requires_grad:
+            waiting.add(mine := object())
+            most[0] = max(most[0], len(waiting))
+            logits.register_hook(lambda gradient: waiting.discard(mine))
+
+    model.register_forward_hook(seen)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     for p in model.parameters():
         p.grad = torch.ones_like(p)
     result = {}
-    for number in ("first", "second"):
+    for number in ("first", "second")[: 1 + (len(batches) == 1)]:
         told = answer(model, optimizer, batches, max_norm)
+        if told is None:
+            return None
         if not (isinstance(told, tuple) and len(told) == 2):
-            return {"what it returns": told}
+            return {"what it returns": "not a tuple of two"}
         result |= {f"loss of the {number} step": told[0], f"norm of the {number} step": told[1]}
         result[f"weights after the {number} step"] = weights_of(model)
-    return result
+    return result | {"several pieces wait for their backward": most[0] > 2}  # one may be passed over
 
 
 def train_step(model, optimizer, batches, max_norm):
@@ -807,32 +1000,42 @@ def train_step(model, optimizer, batches, max_norm):
 
 
 def micro_steps(
-    clear="first", divide="counted", step="once", clipped="before", said="all", norm_said="before", late=False
-):
+    clear="first", divide="counted", step="once", clipped="before", said="all", norm_said="before",
+    late=False, least=1, backward="each", mean=False,
+):  # fmt: skip
     """train_step, wrong in what is given. late: gradients of sums, divided at the end."""
 
     def answer(model, optimizer, batches, max_norm):
         params, norm = list(model.parameters()), torch.tensor(0.0)
         counts = [int((targets != -100).sum()) for _, targets in batches]
         sizes, rows = [targets.numel() for _, targets in batches], sum(len(inputs) for inputs, _ in batches)
-        losses = []
-        if clear == "first":
+        losses, whole, running = [], 0.0, 0
+        if clear in ("first", "once", "between"):
             optimizer.zero_grad()
         for (inputs, targets), count in zip(batches, counts):
+            running += count
             if clear == "each":
                 optimizer.zero_grad()
             n = {"counted": sum(counts), "size": sum(sizes), "own": count * len(batches), "nothing": 1,
-                 "own only": count, "batches": len(batches), "rows": rows}[divide]  # fmt: skip
-            loss = loss_of(model, inputs, targets, "sum") / (n if divide.startswith("own") else max(1, n))
-            (loss * (max(1, n) if late else 1)).backward()
+                 "own only": count, "batches": len(batches), "rows": rows,
+                 "running": running}[divide]  # fmt: skip
+            loss = loss_of(model, inputs, targets, "mean" if mean else "sum") * (count if mean else 1)
+            loss = loss / (n if divide.startswith("own") else max(least, n))
+            whole = whole + loss if backward == "end" else loss
+            if backward == "each":
+                (loss * (max(1, n) if late else 1)).backward()
             losses.append(loss.item())
             if clipped == "each":
                 norm = nn.utils.clip_grad_norm_(params, max_norm)
             if step == "each":
                 norm = nn.utils.clip_grad_norm_(params, max_norm)
                 optimizer.step()
-                if clear != "never":
+                if clear not in ("never", "once"):
                     optimizer.zero_grad()
+        if backward != "each":
+            whole.backward()
+        if clear == "between":
+            optimizer.zero_grad()
         if late:
             for p in params:
                 p.grad /= max(1, sum(counts))
@@ -873,7 +1076,7 @@ def step_cases(draw):
     with_empty = [([[1, 1], [1, 0]]), ([[0, 0], [0, 0]]), ([[1, 0], [0, 0]])]
 
     def weights():
-        return draw.normal(5, 4), draw.normal(5, 4)
+        return draw.normal(5, 9), draw.normal(5, 9)
 
     return [
         (*small, [(one, other)], 100.0),
@@ -886,10 +1089,6 @@ def step_cases(draw):
         (*weights(), micro_batches(draw, 5, with_empty), 100.0),
         (*small, [(torch.tensor([[0, 1]]), torch.tensor([[-100, -100]]))], 100.0),
     ]
-
-
-def not_a_pair(model, optimizer, batches, max_norm):
-    return train_step(model, optimizer, batches, max_norm)[0]
 
 
 STEP = Exercise(
@@ -932,6 +1131,7 @@ STEP = Exercise(
         "It takes a step for every micro-batch. All of them together make one step.": [
             micro_steps(step="each"),
             micro_steps(step="each", clear="never"),
+            micro_steps(step="each", clear="once"),
             micro_steps(step="each", divide="own only", said="mean"),
         ],
         "The gradients are clipped after every micro-batch. "
@@ -946,7 +1146,18 @@ STEP = Exercise(
             micro_steps(said="sum"),
         ],
         "The loss returned is divided once more, by the number of micro-batches.": micro_steps(said="mean"),
-        "It should return two numbers, the loss and the norm.": not_a_pair,
+        "It should return a tuple of two floats, the loss and the norm.": lambda *arguments: 0.0,
+        "The loss and the norm have changed places.": lambda *arguments: train_step(*arguments)[::-1],
+        "When no target counts it divides 0 by 0. The loss should be 0 then.": micro_steps(least=0),
+        "F.cross_entropy gives NaN for the mean of a piece in which nothing counts, and 0 times NaN is NaN. "
+        "Use sums.": micro_steps(mean=True),
+        "There is one backward, after the loop, so all pieces are kept in memory until then. Each piece has "
+        "its own backward.": micro_steps(backward="end"),
+        "backward is called for the last piece only. Each piece has its own.": micro_steps(backward="last"),
+        "The gradients are cleared between the last backward and the step, so that nothing is left of "
+        "them.": micro_steps(clear="between"),
+        "Targets are counted while the pieces go by, so the first ones are divided by too small a number. "
+        "Count them all before.": micro_steps(divide="running"),
     },
     signs={
         "No weight has moved. Is there a step, after backward?": lambda case, got, expected: all(
@@ -956,6 +1167,13 @@ STEP = Exercise(
         "targets that "
         "count.": lambda case, got, expected: (
             isinstance(got["loss of the first step"], float)
+            and alike(got, expected, "weights after the first step")
+            and not same(got["loss of the first step"], expected["loss of the first step"])
+        ),
+        "The weights are right after the step, and so is the loss; the norm that it returns is "
+        "not.": lambda case, got, expected: (
+            isinstance(got["norm of the first step"], float)
+            and same(got["loss of the first step"], expected["loss of the first step"])
             and alike(got, expected, "weights after the first step")
         ),
         "The loss is right; the gradient that the step uses is not.": lambda case, got, expected: (
@@ -972,16 +1190,32 @@ STEP = Exercise(
 def run_scaler(answer, weights, gradients, scale, interval):
     """Steps of SGD, with a loss whose gradients are `gradients`, a list for each step."""
     params = [nn.Parameter(w.clone()) for w in weights]
-    optimizer, scaler, result = torch.optim.SGD(params, lr=1.0), answer(scale, interval), {}
+    groups = [{"params": each} for each in (params[:1], params[1:]) if each]
+    optimizer, scaler, result = torch.optim.SGD(groups, lr=1.0), answer(scale, interval), {}
     for step, of_step in enumerate(gradients, start=1):
-        optimizer.zero_grad()
-        loss = sum((w * g).sum() for w, g in zip(params, of_step) if g is not None)
-        scaler.scaled(loss).backward()
+        for w in params:
+            w.grad = None
+        there = [(w, g) for w, g in zip(params, of_step) if g is not None]
+        bad = [(w, g) for w, g in there if not g.isfinite().all()]
+        loss = sum((w * g.nan_to_num(0.0, 0.0, 0.0)).sum() for w, g in there)  # finite, whatever they are
+        before, scaled = loss.item(), scaler.scaled(loss)
+        scaled.backward()
+        for w, g in bad:
+            w.grad = w.grad.where(g.isfinite(), g)
         taken = scaler.step(optimizer)
         result[f"step {step}, weights"] = [p.detach().clone() for p in params]
-        result[f"step {step}, returned"] = taken
+        result[f"step {step}, returned"] = taken_or_not(taken)
         result[f"step {step}, scale"] = scaler.scale
+        result[f"step {step}, the loss itself"] = "as before" if loss.item() == before else loss.item()
+        if not bad:
+            result[f"step {step}, gradients after it"] = [p.grad for p in params]
     return result
+
+
+def taken_or_not(taken):
+    """A tensor of one bool as a bool."""
+    single = isinstance(taken, torch.Tensor) and taken.dtype == torch.bool and taken.numel() == 1
+    return bool(taken) if single else taken
 
 
 class LossScaler:
@@ -1011,6 +1245,7 @@ class LossScaler:
 def flawed_scaler(
     looks=lambda g: bool(g.isfinite().all()), unscale="before", skip=True, halve=0.5, double=2.0,
     forget="both", first_only=False, said=True, multiply=True, grow=True, last_only=False, growth="at",
+    groups="all", at_none="passed", steps="once", clears=False, least=0.0, bad_counts=False,
 ):  # fmt: skip
     """A scaler that is right but for what is given."""
 
@@ -1019,28 +1254,44 @@ def flawed_scaler(
             self.scale, self.interval, self.good_steps = scale, interval, 0
 
         def scaled(self, loss):
+            if multiply == "divide":
+                return loss / self.scale
+            if multiply == "in place":
+                loss *= self.scale
+                return loss
             return loss * self.scale if multiply else loss
 
         @torch.no_grad()
         def step(self, optimizer):
-            params = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+            params = []
+            for group in optimizer.param_groups[: 1 if groups == "first" else None]:
+                for p in group["params"]:
+                    if p.grad is None and at_none == "break":
+                        break
+                    params += [p] if p.grad is not None else []
             looked_at = params[:1] if first_only else params[-1:] if last_only else params
             finite, scale = all([looks(p.grad) for p in looked_at]), self.scale
             if not finite:
-                scale *= halve
-            self.good_steps = (
-                self.good_steps + 1 if finite else self.good_steps * (forget not in ("both", "bad"))
-            )
-            if grow and finite and self.good_steps >= self.interval + (growth == "late"):
+                scale = scale // 2 if halve == "floor" else max(least, scale * halve)
+            if finite or bad_counts:
+                self.good_steps += 1
+            else:
+                self.good_steps *= forget not in ("both", "bad")
+            enough = self.good_steps >= self.interval + (growth == "late")
+            if grow and finite and (self.good_steps == self.interval if growth == "once" else enough):
                 scale *= double
                 self.good_steps *= forget not in ("both", "grown")
             for p in params:
                 if unscale != "never":
-                    p.grad /= self.scale if unscale == "before" else scale
+                    by = self.scale if unscale in ("before", "times") else scale
+                    p.grad *= by if unscale == "times" else 1 / by
                 if skip == "zeros":
                     p.grad.nan_to_num_(0.0, 0.0, 0.0)
             if finite or skip is not True:
-                optimizer.step()
+                for _ in optimizer.param_groups if steps == "each group" else "1":
+                    optimizer.step()
+            if clears:
+                optimizer.zero_grad()
             self.scale = scale
             return {True: finite, None: None, "not": not finite, "always": True}[said]
 
@@ -1049,8 +1300,8 @@ def flawed_scaler(
 
 def scaler_cases(draw):
     one, two, infinite, nan = (torch.tensor([x]) for x in (1.0, 2.0, math.inf, math.nan))
-    drawn = [[draw.normal(2), draw.normal(3), None] for _ in range(6)]
-    bad, other = draw.choice([(1, 3), (3, 1), (2, 4)])
+    drawn = [[draw.normal(2), draw.normal(3), None] for _ in range(5)]
+    bad, other = draw.choice([(1, 3), (3, 1), (0, 3)])
     drawn[bad][1][draw.whole(1, 2)], drawn[other][0][draw.whole(0, 1)] = math.inf, math.nan
     return [
         ([one], [[two]], 8.0, 4),
@@ -1064,6 +1315,8 @@ def scaler_cases(draw):
         ([one, two], [[two, infinite]], 8.0, 4),
         ([one, two], [[nan, two]], 8.0, 4),
         ([one, two], [[two, None]], 8.0, 4),
+        ([one], [[infinite]], 1.0, 4),
+        ([one, one, two], [[two, None, infinite]], 8.0, 4),
         ([torch.tensor([1.0, 2.0])], [[torch.tensor([2.0, math.inf])]], 8.0, 4),
         ([torch.tensor([1.0, 2.0])], [[torch.tensor([math.nan, 2.0])]], 8.0, 4),
         ([draw.normal(2), draw.normal(3), draw.normal(2, 2)], drawn, 32.0, 2),
@@ -1081,6 +1334,35 @@ SCALER = Exercise(
         "The loss is not multiplied by the scale, although the gradients are divided by it.": flawed_scaler(
             multiply=False
         ),
+        "It looks at the first of the optimizer's groups only. Each group has parameters.": flawed_scaler(
+            groups="first"
+        ),
+        "It stops at the first parameter without a gradient, so those after it are left out. Pass over that "
+        "one only.": flawed_scaler(at_none="break"),
+        "It takes a step for each group. optimizer.step() moves the parameters of all groups.": flawed_scaler(
+            steps="each group"
+        ),
+        "It clears the gradients. Whoever trains may still want to look at them.": flawed_scaler(clears=True),
+        "scaled changes the loss itself, and whoever prints it then sees it many times too large. Return a "
+        "new tensor.": flawed_scaler(multiply="in place"),
+        "scaled divides the loss by the scale. Multiply: small gradients are what has to grow.": [
+            flawed_scaler(multiply="divide")
+        ],
+        "The gradients are multiplied by the scale once more. Divide them by it.": flawed_scaler(
+            unscale="times"
+        ),
+        "It does not find a gradient that is infinite or NaN. Look at the gradients themselves: the loss can "
+        "be finite all the same.": flawed_scaler(looks=lambda g: True),
+        "The scale is not halved where it is small or odd. A half of 1 is 0.5, and that is a scale too.": [
+            flawed_scaler(halve="floor"),
+            flawed_scaler(least=1.0),
+        ],
+        "A bad step is counted as a good one. It sets the count back to 0.": [
+            flawed_scaler(bad_counts=True),
+            flawed_scaler(bad_counts=True, growth="once"),
+        ],
+        "After a doubling the count goes on, and never meets `interval` again. It should begin at 0 "
+        "again.": flawed_scaler(growth="once", forget="bad"),
         "The step is taken although a gradient is not finite, and spoils the weights. Skip it.": [
             flawed_scaler(skip=False),
         ],
@@ -1150,9 +1432,18 @@ SCALER = Exercise(
 # ---------------------------------------------------------------- 5.9, 5.10, 5.11 broken loops
 
 
+class Batches(list):
+    """A list of (inputs, targets) that is shown in one line."""
+
+    def __repr__(self):
+        return f"{len(self)} drawn: inputs and targets {', '.join(str(tuple(x.shape)) for x, _ in self)}"
+
+
 def run_fit(answer, embedding, output, batches):
     model = tiny_model(embedding, output)
     losses = answer(model, torch.optim.SGD(model.parameters(), lr=0.5), batches)
+    if losses is None:
+        return None
     return {"losses": numbers(losses), "weights at the end": weights_of(model)}
 
 
@@ -1167,7 +1458,7 @@ def fit(model, optimizer, batches):
     return losses
 
 
-def flawed_fit(clear="before", said="item", mean=True, step="each", target="given", again=False):
+def flawed_fit(clear="before", said="item", mean=True, step="each", target="given", again=False, first=False):
     def answer(model, optimizer, batches):
         losses = []
         if clear == "once":
@@ -1187,7 +1478,9 @@ def flawed_fit(clear="before", said="item", mean=True, step="each", target="give
                 optimizer.zero_grad()
             if again:
                 loss = loss_of(model, inputs, targets)
-            losses.append(loss.item() if said == "item" else loss.detach() if said == "detached" else loss)
+            losses.append(loss.item() if said == "item" else loss)
+            if first:
+                return losses
         if step == "last":
             optimizer.step()
         return losses
@@ -1201,9 +1494,9 @@ def fit_cases(draw):
 
     def drawn():
         return (
-            draw.normal(5, 4),
-            draw.normal(5, 4),
-            [(draw.ids(5, 2, 3), draw.ids(5, 2, 3)) for _ in range(4)],
+            draw.normal(5, 9),
+            draw.normal(5, 9),
+            Batches((draw.ids(5, 2, 3), draw.ids(5, 2, 3)) for _ in range(4)),
         )
 
     return [(*small, [pair]), (*small, [pair, pair]), (*small, [pair, pair, pair]), drawn(), drawn()]
@@ -1226,8 +1519,8 @@ FIT = Exercise(
             flawed_fit(step="last"),
             flawed_fit(step="last", clear="once"),
         ],
-        "The losses are tensors that hold on to all that they were computed from. Keep their "
-        "numbers: item().": [
+        "The losses are tensors. Keep their numbers, as item() gives them: a tensor that is not detached "
+        "holds on to all that it was computed from.": [
             flawed_fit(said="tensor"),
         ],
         "Each loss is measured after its step. Keep the one that the step was taken for.": flawed_fit(
@@ -1235,6 +1528,7 @@ FIT = Exercise(
         ),
         "The loss is a sum. It was a mean, and the learning rate is made for that.": flawed_fit(mean=False),
         "The targets have been replaced by the inputs.": flawed_fit(target="inputs"),
+        "It ends after the first batch. Does the return stand inside the loop?": flawed_fit(first=True),
     },
     signs={
         "The first loss is right and later ones are not, so it is the steps that are wrong.": (
@@ -1250,8 +1544,10 @@ def run_measured(answer, embedding, output, batches, held_out, every):
     with torch.random.fork_rng():
         torch.manual_seed(1)
         told = answer(model, torch.optim.SGD(model.parameters(), lr=0.5), batches, held_out, every)
+    if told is None:
+        return None
     if not (isinstance(told, tuple) and len(told) == 2):
-        return {"what it returns": told}
+        return {"what it returns": "not a tuple of two"}
     return {"training losses": numbers(told[0]), "held-out losses": numbers(told[1])}
 
 
@@ -1274,8 +1570,11 @@ def flawed_measured(back=True, quiet=True, weigh="tokens", train="start", first=
             if (step if not first else step - 1) % every == 0 or every_step:
                 if quiet:
                     model.eval()
-                with torch.no_grad():
-                    pieces = [loss_of(model, *piece, "sum").item() for piece in held_out]
+                pieces = []
+                for piece in held_out:
+                    with torch.no_grad():
+                        pieces.append(loss_of(model, *piece, "sum").item())
+                    model.train(model.training or quiet == "first")
                 counts = [targets.numel() for _, targets in held_out]
                 if weigh == "tokens":
                     measured.append(sum(pieces) / sum(counts))
@@ -1312,9 +1611,9 @@ def fit_and_measure(model, optimizer, batches, held_out, every):
 
 def measured_cases(draw):
     def drawn(steps, every):
-        batches = [(draw.ids(5, 2, 6), draw.ids(5, 2, 6)) for _ in range(steps)]
-        held_out = [(draw.ids(5, 3, 6), draw.ids(5, 3, 6)), (draw.ids(5, 1, 2), draw.ids(5, 1, 2))]
-        return 2 * draw.normal(5, 8), draw.normal(5, 8), batches, held_out, every
+        batches = Batches((draw.ids(5, 2, 6), draw.ids(5, 2, 6)) for _ in range(steps))
+        held_out = Batches([(draw.ids(5, 3, 6), draw.ids(5, 3, 6)), (draw.ids(5, 1, 2), draw.ids(5, 1, 2))])
+        return 2 * draw.normal(5, 9), draw.normal(5, 9), batches, held_out, every
 
     return [drawn(1, 1), drawn(2, 1), drawn(3, 2), drawn(5, 2), drawn(6, 3)]
 
@@ -1349,6 +1648,14 @@ MEASURED = Exercise(
         "It measures after every step, whatever `every` says.": flawed_measured(every_step=True),
         "It measures after the first step of each `every`, not after the last.": flawed_measured(first=True),
         "Gradients of earlier batches are not cleared any more.": flawed_measured(clear=False),
+        "The model is back in training mode after the first piece of the held-out text, so the others are "
+        "measured with dropout.": flawed_measured(quiet="first"),
+        "The two lists have changed places. The training losses come first.": lambda *arguments: (
+            fit_and_measure(*arguments)[::-1]
+        ),
+        "It should return a tuple of two lists, the training losses and the held-out losses.": (
+            lambda *arguments: []
+        ),
     },
     signs={
         "The held-out losses are right; the training "
@@ -1367,6 +1674,8 @@ def run_best(answer, embedding, output, batches, held_out):
     model = tiny_model(embedding, output)
     optimizer = best_optimizer(model)
     measured = answer(model, optimizer, batches, held_out)
+    if measured is None:
+        return None
     result = {"held-out losses": numbers(measured), "weights at the end": weights_of(model)}
     optimizer.zero_grad()
     loss_of(model, *batches[0]).backward()
@@ -1381,7 +1690,7 @@ def flawed_best(
     """Training that goes back to its best state and goes wrong in one place."""
 
     def answer(model, optimizer, batches, held_out):
-        measured, best, lowest = [], None, None
+        measured, best, lowest, last = [], None, None, None
         for inputs, targets in batches:
             if when == "before":
                 before = copy.deepcopy(model.state_dict()), copy.deepcopy(optimizer.state_dict())
@@ -1391,8 +1700,9 @@ def flawed_best(
             optimizer.step()
             with torch.no_grad():
                 measured.append(loss_of(model, *held_out).item())
-            value = measured[-1] if judge == "held out" else loss.item()
-            if lowest is None or better(value, lowest):
+            value = loss.item() if judge == "training" else measured[-1]
+            last, compared = value, last if judge == "the last" else lowest
+            if lowest is None or better(value, compared):
                 lowest, best = value, (weights(model.state_dict()), memory(optimizer.state_dict()))
                 best = before if when == "before" else best
             elif when == "at once":
@@ -1424,31 +1734,33 @@ def fit_to_best(model, optimizer, batches, held_out):
 def best_cases(draw):
     def made(V, D, shape):
         """Batches of one token over and over; of a rule for the V others, that of the held-out text; of
-        another rule; of the first again. Drawn until the best step can be told from all that is easily
+        another rule; of both again. Drawn until the best step can be told from all that is easily
         taken for it."""
         while True:
             shift = draw.whole(1, V - 2)
             inputs = torch.arange(shape[0] * shape[1]).view(shape) % V
             right, wrong = (inputs, (inputs + shift) % V), (inputs, (inputs + shift + 1) % V)
             one_token = torch.full(shape, V), torch.full(shape, V)
-            batches = [one_token] * 4 + [right] * 3 + [wrong] * 6 + [right]
+            batches = Batches([one_token] * 4 + [right] * 3 + [wrong] * 5 + [right] * 2 + [wrong] * 2)
             case = 0.5 * draw.normal(V + 1, D), 0.5 * draw.normal(V + 1, D), batches, right
             if can_be_told(*case):
                 return case
 
-    return [made(3, 4, (1, 3)), made(5, 6, (2, 5))]
+    return [made(3, 11, (1, 3)), made(5, 7, (2, 5))]
 
 
 def can_be_told(embedding, output, batches, held_out):
-    """Whether the first step, the last, the best and worst on held-out text, the best in training differ."""
+    """Whether the first step, the last, the best and worst on held-out text, the best in training and the
+    last that made the held-out loss smaller differ."""
     model = tiny_model(embedding, output)
     optimizer, training, measured = best_optimizer(model), [], []
     for batch in batches:
         training += fit(model, optimizer, [batch])
         measured.append(loss_of(model, *held_out).item())
-    places = measured.index(min(measured)), measured.index(max(measured)), training.index(min(training))
+    places = [measured.index(min(measured)), measured.index(max(measured)), training.index(min(training))]
+    places += [step for step in range(1, len(measured)) if measured[step] < measured[step - 1]][-1:]
     lowest, next_to_it = sorted(measured)[:2]
-    return len({*places, 0, len(batches) - 1}) == 5 and next_to_it - lowest > 1e-3
+    return len({*places, 0, len(batches) - 1}) == 6 and next_to_it - lowest > 1e-3
 
 
 def best_optimizer(model):
@@ -1465,7 +1777,7 @@ BEST = Exercise(
     cases=best_cases,
     mistakes={
         "The state that is put back is the last one, not the best. What state_dict gives are the weights "
-        "themselves, and later steps change them; keep a copy of them.": [
+        "themselves, and later steps change them; keep a copy of them. And is the lowest loss noted?": [
             flawed_best(weights=shallow, memory=shallow),
             flawed_best(weights=shallow, memory=shallow, back="none"),
         ],
@@ -1488,12 +1800,18 @@ BEST = Exercise(
         "It goes back to the best loss in training. The best is judged on the held-out text.": flawed_best(
             judge="training"
         ),
+        "It goes back to the last step that made the held-out loss smaller than the step before. Compare "
+        "with the lowest so far.": flawed_best(judge="the last"),
         "It goes back to the beginning, or to the first step.": flawed_best(better=lambda new, best: False),
         "It goes back each time the held-out loss rises. It should train to the end and go back once.": [
             flawed_best(when="at once"),
         ],
     },
     signs={
+        "The state at the end is right. What it returns should be all held-out losses, one a step, a list of "
+        "floats.": lambda case, got, expected: all(
+            alike(got, expected, key) for key in expected if key != "held-out losses"
+        ),
         "The weights at the end are not those with the lowest held-out loss.": lambda case, got, expected: (
             not alike(got, expected, "weights at the end")
         ),
@@ -1523,6 +1841,7 @@ TRANSLATIONS = Exercise(
         (2 * math.log(2), 1, 1),
         (2 * math.log(4), 2, 1),
         (2 * math.log(8), 2, 3),
+        (1e5, 50_000, 200_000),
         *((draw.real(20, 30), draw.whole(7, 9), draw.whole(30, 40)) for _ in range(2)),
     ],
     mistakes={
@@ -1540,7 +1859,7 @@ TRANSLATIONS = Exercise(
             (perplexity_of, lambda nats, n: nats / math.log(2) / (8 * n)),
         ],
         "The perplexity is taken of the sum. It is exp of the mean, nats per token.": [
-            (lambda nats, n: math.exp(nats), bits_per_byte),
+            (lambda nats, n: perplexity(nats), bits_per_byte),
         ],
         "The perplexity is a power of 2, but the loss is in nats: it takes e.": [
             (lambda nats, n: 2 ** (nats / n), bits_per_byte),
@@ -1549,11 +1868,15 @@ TRANSLATIONS = Exercise(
             (lambda nats, n: nats / n, bits_per_byte),
         ],
         "The exponential is divided by the number of tokens. Divide first, then take the exponential.": [
-            (lambda nats, n: math.exp(nats) / n, bits_per_byte),
+            (lambda nats, n: perplexity(nats) / n, bits_per_byte),
         ],
         "The sign is wrong: a surprise of 0 is a perplexity of 1, and more surprise is more.": [
             (lambda nats, n: math.exp(-nats / n), bits_per_byte),
         ],
+    },
+    errors={
+        "The surprise of a long text is too much for an exponential. Take it of the mean only; bits need "
+        "none.": lambda case, error: isinstance(error, OverflowError),
     },
     signs={
         "A perplexity below 1 is not possible.": lambda case, got, expected: got["perplexity"] < 0.999,

@@ -164,6 +164,7 @@ def bits_per_byte(total_nats, n_bytes):
 }
 MUTANTS = {
     "5.1": [
+        ("Only the first start", "for start in starts]", "for start in starts[:1]]"),
         ("inputs themselves", "rows[:, 1:]", "rows[:, :-1]"),
         ("have changed places", "return rows[:, :-1], rows[:, 1:]", "return rows[:, 1:], rows[:, :-1]"),
         (
@@ -205,6 +206,20 @@ MUTANTS = {
         ("targets are not", "rows[:, 1:]", "rows[:, 1:].flip(1)"),
         ("Expected a tuple", "return rows[:, :-1], rows[:, 1:]", "return [rows[:, :-1], rows[:, 1:]]"),
         ("stops with an error", "torch.stack(rows)", "torch.cat(rows)"),
+        (
+            "tokens before the inputs",
+            """def windows(token_ids, context_length, starts):
+    T = context_length
+    x = torch.stack([token_ids[s : s + T] for s in starts])
+    return x, torch.stack([token_ids[s - 1 : s - 1 + T] for s in starts])""",
+        ),
+        ("should have the same shape", "rows[:, 1:]", "rows[:, -1]"),
+        ("should have the same shape", "rows[:, 1:]", "rows[:, 2:]"),
+        (
+            "should be int64",
+            "return rows[:, :-1], rows[:, 1:]",
+            "return rows[:, :-1].int(), rows[:, 1:].int()",
+        ),
     ],
     "5.2": [
         (
@@ -263,6 +278,23 @@ MUTANTS = {
             "counted.sum().clamp(min=1)",
             "(counted.sum().clamp(min=1) + (~counted).sum() * 2)",
         ),
+        (
+            "largest logit of the whole tensor",
+            "logits.log_softmax(dim=-1)",
+            "logits - logits.max() - (logits - logits.max()).exp().sum(-1, keepdim=True).log()",
+        ),
+        ("taken twice", "logits.log_softmax(dim=-1)", "logits.softmax(dim=-1).log_softmax(dim=-1)"),
+        (
+            "returns a new 0",
+            "    right = targets.where",
+            "    if not counted.any():\n        return torch.tensor(0.0, device=logits.device)\n"
+            "    right = targets.where",
+        ),
+        (
+            "should be a tensor then too",
+            "    right = targets.where",
+            "    if not counted.any():\n        return 0.0\n    right = targets.where",
+        ),
     ],
     "5.3": [
         ("sign is the other one", "logits.softmax(dim=-1) - one_hot", "one_hot - logits.softmax(dim=-1)"),
@@ -290,6 +322,15 @@ MUTANTS = {
             "logits.softmax(dim=-1) - one_hot",
             "logits.softmax(dim=-1) - one_hot.roll(1, -1)",
         ),
+        ("divides by V", "counted.sum().clamp(min=1)", "logits.size(-1)"),
+        (
+            "own derivatives",
+            """def cross_entropy_grad(logits, targets):
+    p, counted = logits.softmax(-1), targets != -100
+    return p * (1 - p) * counted[:, None] / counted.sum().clamp(min=1)""",
+        ),
+        ("Logarithms of probabilities", "logits.softmax(dim=-1)", "logits.log_softmax(dim=-1)"),
+        ("logits themselves", "logits.softmax(dim=-1) - one_hot", "logits - one_hot"),
     ],
     "5.4": [
         ("m starts at 0", 'state["m"] / (1 - beta1 ** state["step"])', 'state["m"]'),
@@ -388,6 +429,67 @@ MUTANTS = {
             'w = w - lr * m / (v.sqrt() + group["eps"])',
         ),
         ("stops with an error", "if w.grad is None:", "if w is None:"),
+        (
+            "those of the first group",
+            'group["lr"], group["betas"]',
+            'group["lr"], self.param_groups[0]["betas"]',
+        ),
+        (
+            "rate is that of the first",
+            'group["lr"], group["betas"]',
+            'self.param_groups[0]["lr"], group["betas"]',
+        ),
+        ("read from self.defaults", 'group["lr"], group["betas"]', 'self.defaults["lr"], group["betas"]'),
+        ("read from self.defaults", 'group["weight_decay"]', 'self.defaults["weight_decay"]'),
+        ("stops at the first weight", "continue", "return"),
+        ("stops at the first weight", "continue", "break"),
+        ("taken for zeros", "continue", "w.grad = torch.zeros_like(w)"),
+        (
+            "goes up where it has no gradient",
+            ADAMW_HEAD
+            + """
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for w in group["params"]:
+                s = self.state[w]
+                t = s["t"] = s.get("t", 0) + 1
+                if w.grad is None:
+                    continue
+                b1, b2 = group["betas"]
+                s["m"] = b1 * s.get("m", 0) + (1 - b1) * w.grad
+                s["v"] = b2 * s.get("v", 0) + (1 - b2) * w.grad**2
+                w *= 1 - group["lr"] * group["weight_decay"]
+                w -= group["lr"] * s["m"] / (1 - b1**t) / ((s["v"] / (1 - b2**t)).sqrt() + group["eps"])
+""",
+        ),
+        ("makes the weight larger", "1 - lr * group", "1 + lr * group"),
+        ("t is one too large", "step=0, m=", "step=1, m="),
+        ("Here it is (1 - beta)**t", '1 - beta2 ** state["step"]', '(1 - beta2) ** state["step"]'),
+        (
+            "Here it is 1 - beta * t",
+            """                m = state["m"] / (1 - beta1 ** state["step"])
+                v = state["v"] / (1 - beta2 ** state["step"])
+""",
+            """                m = state["m"] / (1 - beta1 * state["step"])
+                v = state["v"] / (1 - beta2 * state["step"])
+""",
+        ),
+        (
+            "corrections are exchanged",
+            ADAMW_VARIANT.replace("scale = ", "b2, b1 = b1, b2\n                scale = ")
+            .replace("for w in [", "saved = b1, b2\n            for w in [")
+            .replace("memory = self", "b1, b2 = saved\n                memory = self"),
+        ),
+        (
+            "beta and 1 - beta are exchanged",
+            """                state["m"] = beta1 * state["m"] + (1 - beta1) * w.grad
+                state["v"] = beta2 * state["v"] + (1 - beta2) * w.grad**2
+""",
+            """                state["m"] = (1 - beta1) * state["m"] + beta1 * w.grad
+                state["v"] = (1 - beta2) * state["v"] + beta2 * w.grad**2
+""",
+        ),
     ],
     "5.5": [
         ("first step has the rate 0", "(step + 1) / warmup_steps", "step / warmup_steps"),
@@ -430,6 +532,23 @@ MUTANTS = {
         ),
         ("warm-up is not right", "(step + 1) / warmup_steps", "((step + 1) / warmup_steps) ** 2"),
         ("returns None", "    return min_lr + ", "    min_lr + "),
+        ("length of the fall alone", "(step - warmup_steps) /", "step /"),
+        ("divided by total_steps", "max(1, total_steps - warmup_steps)", "total_steps"),
+        ("one step early", "(step - warmup_steps) /", "(step + 1 - warmup_steps) /"),
+        ("counted from 1", "    if step < warmup", "    step -= 1\n    if step < warmup"),
+        ("from 0 to 1. It", "math.pi * progress", "progress"),
+        ("A sine was taken", "math.cos(math.pi", "math.sin(math.pi"),
+        (
+            "cut off at min_lr",
+            "min_lr + (max_lr - min_lr) * (1 + math.cos(math.pi * progress)) / 2",
+            "max(min_lr, max_lr * (1 + math.cos(math.pi * progress)) / 2)",
+        ),
+        ("max_lr plays no part", "min_lr + (max_lr - min_lr) * ", ""),
+        (
+            "rate is 0. It should",
+            "    progress =",
+            "    if step >= total_steps:\n        return 0.0\n    progress =",
+        ),
     ],
     "5.6": [
         (
@@ -487,6 +606,22 @@ def clip_grad_norm_(params, max_norm):
         ("wrong factor", "max_norm / norm", "max_norm / norm**2"),
         ("direction has changed", "gradient.mul_(max_norm / norm)", "gradient.tanh_()"),
         ("got a number", "return norm", "return norm.item()"),
+        ("square of the norm", "if norm > max_norm:", "if norm**2 > max_norm:"),
+        ("one parameter alone", "if norm > max_norm:", "if any(g.norm() > max_norm for g in gradients):"),
+        (
+            "stops at the first parameter",
+            "    gradients = [p.grad for p in params if p.grad is not None]\n",
+            "    gradients = []\n    for p in params:\n        if p.grad is None:\n            break\n"
+            "        gradients.append(p.grad)\n",
+        ),
+        (
+            "has become zeros",
+            "    gradients = [p.grad for p in params if p.grad is not None]\n",
+            "    params = list(params)\n    for p in params:\n        if p.grad is None:\n"
+            "            p.grad = torch.zeros_like(p)\n    gradients = [p.grad for p in params]\n",
+        ),
+        ("without dimensions", "return norm", "return norm[None]"),
+        ("should be float32", "return norm", "return norm.double()"),
     ],
     "5.7": [
         ("from before this step", "    optimizer.zero_grad()\n", ""),
@@ -559,11 +694,57 @@ def clip_grad_norm_(params, max_norm):
         ("last micro-batch. It", "total += loss.item()", "total = loss.item()"),
         ("loss returned is a sum", "return total,", "return total * n_targets,"),
         ("divided once more", "return total,", "return total / len(batches),"),
-        ("should return two numbers", "return total, norm.item()", "return total"),
+        ("tuple of two floats", "return total, norm.item()", "return total"),
         ("No weight has moved", "    optimizer.step()\n", ""),
         ("Expected a number", "return total, norm.item()", "return torch.tensor(total), norm"),
+        ("norm of the first step: Expected a number", "return total, norm.item()", "return total, norm"),
         ("not the mean over all", "return total,", "return total / 3,"),
         ("gradient that the step uses is not", "        loss.backward()", "        (3 * loss).backward()"),
+        (
+            "divides 0 by 0",
+            "max(1, sum((targets != -100).sum().item() for _, targets in batches))",
+            "sum((targets != -100).sum().item() for _, targets in batches)",
+        ),
+        (
+            "0 times NaN",
+            'reduction="sum") / n_targets',
+            'reduction="mean") * (targets != -100).sum() / n_targets',
+        ),
+        ("the norm that it returns is not", "norm.item()", "norm.item() * 2"),
+        ("tuple of two floats", "return total, norm.item()", "return [total, norm.item()]"),
+        ("tuple of two floats", "return total, norm.item()", "return {'loss': total, 'norm': norm.item()}"),
+        ("have changed places", "return total, norm.item()", "return norm.item(), total"),
+        (
+            "one backward, after the loop",
+            "        loss.backward()\n        total += loss.item()\n",
+            "        total = total + loss\n    total.backward()\n    total = total.item()\n",
+        ),
+        (
+            "for the last piece only",
+            "        loss.backward()\n        total += loss.item()\n",
+            "        total += loss.item()\n    loss.backward()\n",
+        ),
+        ("nothing is left of", "    norm = nn", "    optimizer.zero_grad()\n    norm = nn"),
+        (
+            "step for every micro-batch",
+            "        total += loss.item()",
+            "        total += loss.item()\n        norm = nn.utils.clip_grad_norm_(model.parameters(), "
+            "max_norm)\n        optimizer.step()\n    return total, norm.item()",
+        ),
+        (
+            "counted while the pieces go by",
+            """def train_step(model, optimizer, batches, max_norm):
+    optimizer.zero_grad()
+    n, total = 0, 0.0
+    for x, y in batches:
+        n += (y != -100).sum().item()
+        loss = F.cross_entropy(model(x).transpose(1, 2), y, reduction="sum") / max(n, 1)
+        loss.backward()
+        total += loss.item()
+    norm = nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+    optimizer.step()
+    return total, norm.item()""",
+        ),
     ],
     "5.8": [
         ("still carry the scale", "            p.grad.div_(self.scale)", "            pass"),
@@ -650,8 +831,67 @@ def clip_grad_norm_(params, max_norm):
         ("stops with an error", " if p.grad is not None]", "]"),
         ("the scale is not", "self.scale * 2, 0", "self.scale * 3, 0"),
         ("some of its numbers", "p.grad.isfinite().all()", "p.grad.isfinite().any()"),
-        ("infinite or NaN after", "p.grad.isfinite().all()", "(p.grad.isfinite().all() or len(params) == 2)"),
+        (
+            "does not find a gradient",
+            "p.grad.isfinite().all()",
+            "(p.grad.isfinite().all() or len(params) == 2)",
+        ),
         ("first number of each", "p.grad.isfinite().all()", "p.grad.flatten()[0].isfinite()"),
+        ("optimizer's groups only", "in optimizer.param_groups for", "in optimizer.param_groups[:1] for"),
+        (
+            "stops at the first parameter",
+            '        params = [p for group in optimizer.param_groups for p in group["params"] '
+            "if p.grad is not None]\n",
+            """        params = []
+        for group in optimizer.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    break
+                params.append(p)
+""",
+        ),
+        (
+            "step for each group",
+            "        optimizer.step()\n",
+            "        for group in optimizer.param_groups:\n            optimizer.step()\n",
+        ),
+        ("clears the gradients", "        return True", "        optimizer.zero_grad()\n        return True"),
+        ("changes the loss itself", "return loss * self.scale", "loss *= self.scale\n        return loss"),
+        ("divides the loss", "return loss * self.scale", "return loss / self.scale"),
+        ("multiplied by the scale once more", "p.grad.div_(self.scale)", "p.grad.mul_(self.scale)"),
+        (
+            "Look at the gradients themselves",
+            """class LossScaler:
+    def __init__(self, scale=65536.0, interval=2000):
+        self.scale, self.interval, self.good_steps = scale, interval, 0
+
+    def scaled(self, loss):
+        self.fine = bool(loss.isfinite())
+        return loss * self.scale
+
+    @torch.no_grad()
+    def step(self, optimizer):
+        for group in optimizer.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    p.grad /= self.scale
+        if not self.fine:
+            self.scale, self.good_steps = self.scale / 2, 0
+            return False
+        optimizer.step()
+        self.good_steps += 1
+        if self.good_steps == self.interval:
+            self.scale, self.good_steps = self.scale * 2, 0
+        return True""",
+        ),
+        ("half of 1 is 0.5", "self.scale / 2, 0", "self.scale // 2, 0"),
+        ("half of 1 is 0.5", "self.scale / 2, 0", "max(1.0, self.scale / 2), 0"),
+        ("counted as a good one", "self.scale / 2, 0", "self.scale / 2, self.good_steps + 1"),
+        (
+            "never meets `interval` again",
+            "self.scale, self.good_steps = self.scale * 2, 0",
+            "self.scale *= 2",
+        ),
     ],
     "5.9": [
         ("still added", "        optimizer.zero_grad()\n", ""),
@@ -673,7 +913,10 @@ def clip_grad_norm_(params, max_norm):
             "        optimizer.step()\n        losses.append(loss.item())\n",
             "        losses.append(loss.item())\n    optimizer.step()\n",
         ),
-        ("tensors that hold on", "loss.item()", "loss"),
+        ("losses are tensors", "loss.item()", "loss"),
+        ("losses are tensors", "loss.item()", "loss.detach()"),
+        ("ends after the first batch", "    return losses", "        return losses"),
+        ("returns None", "    return losses", ""),
         (
             "after its step",
             FIT_VARIANT.replace("        losses += [float(loss)]\n", "").replace(
@@ -730,7 +973,14 @@ def clip_grad_norm_(params, max_norm):
             "        losses.append(loss.item() / 2)",
         ),
         ("held-out losses are not", "total / count", "total / (count + 1)"),
-        ("what it returns", "return losses, measured", "return losses + measured"),
+        ("tuple of two lists", "return losses, measured", "return losses + measured"),
+        ("tuple of two lists", "return losses, measured", "return [losses, measured]"),
+        ("have changed places", "return losses, measured", "return measured, losses"),
+        (
+            "after the first piece",
+            "                    count += y.numel()\n",
+            "                    count += y.numel()\n                    model.train()\n",
+        ),
     ],
     "5.11": [
         (
@@ -783,6 +1033,16 @@ def clip_grad_norm_(params, max_norm):
             "optimizer.state.clear()\n",
         ),
         ("stops with an error", "best = copy", "the_best = copy"),
+        (
+            "made the held-out loss smaller",
+            BEST_VARIANT.replace(
+                "measured.index(min(measured))",
+                "max(i for i in range(1, len(measured)) if measured[i] < measured[i - 1])",
+            ),
+        ),
+        ("is the lowest loss noted", "            lowest = measured[-1]\n", ""),
+        ("What it returns should be all", "return measured", "return lowest"),
+        ("What it returns should be all", "return measured", "return measured[: 1 + measured.index(lowest)]"),
     ],
     "5.12": [
         ("exchanged", "total_nats / math.log(2) / n_bytes", "total_nats * math.log(2) / n_bytes"),
@@ -801,5 +1061,10 @@ def clip_grad_norm_(params, max_norm):
         ("sign is wrong", "math.exp(total_nats / n_tokens)", "math.exp(-total_nats / n_tokens)"),
         ("perplexity below 1", "math.exp(total_nats / n_tokens)", "math.log(total_nats / n_tokens)"),
         ("stops with an error", "math.exp(total_nats / n_tokens)", "(total_nats / n_tokens).exp()"),
+        (
+            "long text is too much",
+            "total_nats / math.log(2) / n_bytes",
+            "math.log2(math.exp(total_nats)) / n_bytes",
+        ),
     ],
 }
