@@ -117,6 +117,7 @@ def layer_norm_cases(draw):
         (torch.full((3,), 5.0), torch.ones(3), torch.zeros(3), 1e-5, "output"),
         (torch.tensor([[0.0, 2.0], [3.0, 9.0]]), one, zero, 1e-5, "output"),
         (torch.tensor([[0.0, 1.0, 5.0], [9.0, 6.0, 6.0]]), torch.ones(3), torch.zeros(3), 1e-5, "output"),
+        (four + 3000, torch.ones(4), None, 1e-5, "output"),
         (four.double(), v.double(), None, 0.5, "output"),
         (pair.half(), one.half(), zero.half(), 12.0, "output"),
         (a, w, draw.normal(5), 1e-5, "output"),
@@ -132,6 +133,15 @@ LAYER_NORM = Exercise(
     run=run_layer_norm,
     cases=layer_norm_cases,
     mistakes={
+        "The mean of the squares less the square of the mean: far from 0 these are two large numbers, and "
+        "their difference has lost its digits. Square the deviations.": layer_norm_like(
+            lambda x, w, b, eps: (
+                centred(x)
+                / (x.square().mean(-1, True) - x.mean(-1, True).square() + eps).clamp(min=eps).sqrt()
+                * w
+                + b
+            )
+        ),
         "The sum of the squares is divided by D - 1; this variance is their mean, so divide it by D.": [
             layer_norm_like(lambda x, w, b, eps: centred(x) / (x.var(-1, keepdim=True) + eps).sqrt() * w + b),
             layer_norm_like(lambda x, w, b, eps: centred(x) / (x.std(-1, keepdim=True) + eps) * w + b),

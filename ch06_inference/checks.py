@@ -961,6 +961,9 @@ def run_generate(answer, token_ids, max_new_tokens, in_cache, picks):
     with torch.enable_grad():
         ids = answer(watched, token_ids, max_new_tokens, pick, cache)
         learning = torch.is_grad_enabled()
+    with torch.no_grad():
+        answer(model, token_ids, 1, pick, KVCache(model.config))
+        off = not torch.is_grad_enabled()
     return {
         "token ids": ids,
         "tokens of a row that each call of the model reads": watched.read,
@@ -968,6 +971,7 @@ def run_generate(answer, token_ids, max_new_tokens, in_cache, picks):
         "calls whose logits keep gradients": sum(watched.learns),
         "tokens in the cache at the end": cache.length,
         "PyTorch keeps gradients again afterwards": learning,
+        "and keeps none where they were off before": off,
     }
 
 
@@ -1015,6 +1019,12 @@ def first_with_gradients(model, token_ids, max_new_tokens, pick, cache):
 def gradients_off_for_good(model, token_ids, max_new_tokens, pick, cache):
     torch.set_grad_enabled(False)
     return right_generate(model, token_ids, max_new_tokens, pick, cache)
+
+
+def gradients_on_for_good(model, token_ids, max_new_tokens, pick, cache):
+    ids = right_generate(model, token_ids, max_new_tokens, pick, cache)
+    torch.set_grad_enabled(True)
+    return ids
 
 
 def same_id_again(model, token_ids, max_new_tokens, pick, cache):
@@ -1083,6 +1093,8 @@ GENERATE = Exercise(
         ),
         "It switches gradients off for good, also for whatever is computed afterwards; torch.no_grad() holds "
         "for its block alone.": gradients_off_for_good,
+        "It switches gradients on at the end, also where they were off before the call; torch.no_grad() puts "
+        "back what was there.": gradients_on_for_good,
         "Each call begins one token too early: what the cache holds goes in again.": [
             generator_of(lambda ids, cache: ids[:, cache.length - 1 :]),
             generator_of(lambda ids, cache: ids[:, max(0, cache.length - 1) :]),

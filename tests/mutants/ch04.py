@@ -111,6 +111,13 @@ def weight_std(above, d_model):
 MUTANTS = {
     "4.1": [
         (
+            "has lost its digits",
+            LAYER_NORM + "        mean = x.mean(dim=-1, keepdim=True)\n"
+            "        variance = ((x**2).mean(dim=-1, keepdim=True) - mean**2).clamp(min=0)\n"
+            "        result = (x - mean) / torch.sqrt(variance + self.eps) * self.weight\n"
+            "        return result if self.bias is None else result + self.bias\n",
+        ),
+        (
             "divided by D - 1",
             LAYER_NORM
             + "        out = (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True) + self.eps).sqrt()\n"

@@ -584,6 +584,14 @@ MUTANTS = {
     "6.6": [
         ("reads the whole text again", "token_ids[:, cache.length :]", "token_ids"),
         (
+            "also where they were off before the call",
+            "def generate(model, token_ids, max_new_tokens, pick, cache):\n"
+            "    torch.set_grad_enabled(False)\n    for _ in range(max_new_tokens):\n"
+            "        logits = model(token_ids[:, cache.length :], cache)\n"
+            "        token_ids = torch.cat([token_ids, pick(logits[:, -1]).unsqueeze(1)], dim=1)\n"
+            "    torch.set_grad_enabled(True)\n    return token_ids",
+        ),
+        (
             "works without the cache",
             "def generate(model, token_ids, max_new_tokens, pick, cache):\n"
             "    for _ in range(max_new_tokens):\n        with torch.no_grad():\n            logits = "
