@@ -15,7 +15,7 @@ from notebooks import workbook
 
 from ch01_tokenization import checking
 from ch01_tokenization.checking import Diagnosis, Draw, Exercise, checker, diagnose
-from ch01_tokenization.pieces import entries, read_entries
+from ch01_tokenization.pieces import PIECES, entries, read_entries
 
 CHAPTERS = [path.parent.name for path in workbook.masters()]
 NUMBERS = [
@@ -365,3 +365,11 @@ def test_the_table_says_what_is_wrong():
     )
     faults = "\n".join(judged(bench, "3.3", entry, variants, mutants, seed=0))
     assert "the variant is refused" in faults and "5 are the least" in faults and "no such words" in faults
+
+
+def test_the_readme_shows_what_a_check_says():
+    text = (tools.ROOT / "README.md").read_text(encoding="utf-8")
+    wrong = "def causal_mask(T):\n    return torch.ones(T, T, dtype=torch.bool).tril(-1)"
+    assert f"```\n{bench_of('ch03_attention').verdict('3.3', wrong)}\n```" in text
+    n, pieces_named = len(NUMBERS), len(PIECES)
+    assert f"{n} exercises in all" in text and f"There are {pieces_named} pieces" in text
