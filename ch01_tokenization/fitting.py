@@ -167,7 +167,7 @@ def gpt(mine, module):
     class Mine(mine):
         def forward(self, token_ids, cache=None, positions=None, mask=None, last_only=False):
             if positions is not None or mask is not None:
-                raise ValueError("your GPT of exercise 6.10 takes no positions and no mask")
+                raise ValueError("your GPT of exercise 6.12 takes no positions and no mask")
             logits = super().forward(token_ids, cache)
             return logits[:, -1:] if last_only else logits
 

@@ -74,7 +74,7 @@ PIECES = (
     Piece("6.4", "sample_next", "ch06_inference.generation"),
     Piece("6.5", "LayerCache", "ch06_inference.generation", fit=fitting.layer_cache),
     Piece("6.6", "generate", "ch06_inference.generation", "generate_steps", fitting.generate_steps),
-    Piece("6.10f", "GPT", "ch04_transformer.transformer", fit=fitting.gpt),
+    Piece("6.12f", "GPT", "ch04_transformer.transformer", fit=fitting.gpt),
 )
 
 

@@ -1,4 +1,4 @@
-"""The checks of exercise 6.10, a GPT from an empty notebook: what is right, and the usual mistakes."""
+"""The checks of exercise 6.12, a GPT from an empty notebook: what is right, and the usual mistakes."""
 
 # Written by hand: what learners get wrong, in words.
 
@@ -1559,12 +1559,12 @@ SAMPLING = Exercise(
 )
 
 STAGES = {
-    "6.10a": RMS_NORM,
-    "6.10b": ROTARY,
-    "6.10c": ATTENTION,
-    "6.10d": SWIGLU,
-    "6.10e": BLOCK,
-    "6.10f": WHOLE_GPT,
-    "6.10g": TRAINING,
-    "6.10h": SAMPLING,
+    "6.12a": RMS_NORM,
+    "6.12b": ROTARY,
+    "6.12c": ATTENTION,
+    "6.12d": SWIGLU,
+    "6.12e": BLOCK,
+    "6.12f": WHOLE_GPT,
+    "6.12g": TRAINING,
+    "6.12h": SAMPLING,
 }

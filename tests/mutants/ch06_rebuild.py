@@ -1,4 +1,4 @@
-"""Exercise 6.10: answers that are right in another way, and answers that are wrong in a typical way."""
+"""Exercise 6.12: answers that are right in another way, and answers that are wrong in a typical way."""
 
 # ruff: noqa: E501  (edits are quoted as they stand)
 
@@ -156,14 +156,14 @@ def continue_text(model, token_ids, n):
     return torch.cat(out, dim=1)
 """
 VARIANTS = {
-    "6.10a": NORM.format("return x / x.pow(2).mean(-1, keepdim=True).add(self.eps).sqrt() * self.weight"),
-    "6.10b": ANGLES + COMPLEX,
-    "6.10c": ATTENTION,
-    "6.10d": FEED_FORWARD,
-    "6.10e": BLOCK,
-    "6.10f": MODEL,
-    "6.10g": TRAIN,
-    "6.10h": SPEAK,
+    "6.12a": NORM.format("return x / x.pow(2).mean(-1, keepdim=True).add(self.eps).sqrt() * self.weight"),
+    "6.12b": ANGLES + COMPLEX,
+    "6.12c": ATTENTION,
+    "6.12d": FEED_FORWARD,
+    "6.12e": BLOCK,
+    "6.12f": MODEL,
+    "6.12g": TRAIN,
+    "6.12h": SPEAK,
 }
 
 
@@ -175,7 +175,7 @@ def edits(code, *changes):
 
 
 MUTANTS = {
-    "6.10a": [
+    "6.12a": [
         ("mean is subtracted", "mean_square = ", "x = x - x.mean(-1, keepdim=True)\n        mean_square = "),
         ("root of it is missing", "x * torch.rsqrt(mean_square + self.eps)", "x / (mean_square + self.eps)"),
         (
@@ -219,7 +219,7 @@ MUTANTS = {
         ("standard deviation", "x.square().mean(dim=-1, keepdim=True)", "x.var(dim=-1, keepdim=True)"),
         ("right with a given weight", "torch.ones(d_model)", "torch.randn(d_model)"),
     ],
-    "6.10b": [
+    "6.12b": [
         (
             "turns the other way",
             "[a * cos - b * sin, a * sin + b * cos]",
@@ -320,7 +320,7 @@ MUTANTS = {
             "torch.arange(2, head_dim + 1, 2, device=positions.device)",
         ),
     ],
-    "6.10c": [
+    "6.12c": [
         ("not divided by the root of head_dim", " / math.sqrt(self.head_dim)", ""),
         ("divide by its root", "math.sqrt(self.head_dim)", "self.head_dim"),
         ("root of d_model", "math.sqrt(self.head_dim)", "math.sqrt(self.q_proj.in_features)"),
@@ -458,7 +458,7 @@ MUTANTS = {
         ),
         ("config.n_kv_heads is None", "config.kv_heads", "config.n_kv_heads"),
     ],
-    "6.10d": [
+    "6.12d": [
         (
             "on the wrong one",
             "F.silu(self.gate_proj(x)) * self.up_proj(x)",
@@ -502,7 +502,7 @@ MUTANTS = {
             "self.up_proj = self.gate_proj",
         ),
     ],
-    "6.10e": [
+    "6.12e": [
         (
             "come after the sums",
             """x = x + self.attention(self.norm1(x), cache)  # (B, T, D)
@@ -584,7 +584,7 @@ MUTANTS = {
             "self.norm2 = self.norm1",
         ),
     ],
-    "6.10f": [
+    "6.12f": [
         (
             "results are probabilities",
             "self.lm_head(self.norm(x))",
@@ -675,7 +675,7 @@ MUTANTS = {
         ),
         ("how many times too large", "math.sqrt(2 * config.n_layers)", "math.sqrt(config.n_heads)"),
     ],
-    "6.10g": [
+    "6.12g": [
         ("never set to 0", "        optimizer.zero_grad()\n", ""),
         (
             "weights do not change",
@@ -770,7 +770,7 @@ MUTANTS = {
         ),
         ("One number comes out", "return losses", "return sum(losses) / len(losses)"),
     ],
-    "6.10h": [
+    "6.12h": [
         (
             "Only the new tokens",
             "cache, new = Cache(model.config), token_ids",
