@@ -7,9 +7,12 @@ import re
 from collections import Counter
 from itertools import accumulate, chain
 
+import regex
+
 from .checking import Exercise, checker
 from .merging import learn_merges, merge_by_rank, merge_table
-from .splitting import special_pattern
+from .splitting import GPT2_SPLIT_PATTERN, special_pattern
+from .streams import split_words
 from .tokenizer import CharTokenizer
 
 __all__ = ["check"]
@@ -1692,6 +1695,259 @@ RATIO = Exercise(
     },
 )
 
+# ---------------------------------------------------------------- 1.11
+
+
+def count_words(texts, pattern):
+    split = regex.compile(pattern)
+    return Counter(word.encode() for text in texts for word in split_words(text, split))
+
+
+def counted_by(cut=regex.findall, text=lambda text: text, word=lambda word: word.encode(), among=list):
+    """A count with something else in place of: the cutting, the text, a word, the words of a text."""
+    return lambda texts, pattern: dict(
+        Counter(word(each) for each_text in texts for each in among(cut(pattern, text(each_text))))
+    )
+
+
+def run_words(answer, texts, pattern):
+    counts = answer(texts, pattern)
+    return dict(counts) if isinstance(counts, dict) else counts
+
+
+def added_by(add):
+    """A count in which the counts of each text come to those before in another way than by adding."""
+
+    def answer(texts, pattern):
+        counts = {}
+        for text in texts:
+            counts = add(counts, count_words([text], pattern))
+        return dict(counts)
+
+    return answer
+
+
+def as_share(texts, pattern):
+    counts = count_words(texts, pattern)
+    return {word: count / counts.total() for word, count in counts.items()}
+
+
+def letters_only(cut):
+    """The words of which something is left when only letters count."""
+    return [word for word in cut if word.strip().isalpha()]
+
+
+def bytes_cut(pattern, text):
+    return regex.findall(pattern.encode(), text.encode())
+
+
+def with_ends(pattern, text):
+    return [word for line in text.splitlines(keepends=True) for word in regex.findall(pattern, line)]
+
+
+def without_ends(pattern, text):
+    return [word for line in text.splitlines() for word in regex.findall(pattern, line)]
+
+
+def counted_inside(within):
+    """Counts by str.count in the texts that within(text, texts) gives."""
+    return lambda texts, pattern: {
+        word: sum(each.count(word.decode()) for each in within(text, texts))
+        for text in texts
+        for word in count_words([text], pattern)
+    }
+
+
+def whole_words(draw, n):
+    words = [" sea", "she", " She", "'s", ",", "\n", "\n\n", "  ", " é", "数", " 🐚", "7", " 42", "-", "sea "]
+    return "".join(draw.choice(words) for _ in range(n))
+
+
+LETTER_BY_LETTER, SPACE_IN_FRONT, SPACE_APART = r"[a-z]|[^a-z]", r"\s?\S+|\s+", r"\p{L}+|\P{L}"
+WORDS = Exercise(
+    right=count_words,
+    run=run_words,
+    cases=lambda draw: [
+        (["a"], GPT2_SPLIT_PATTERN),
+        ([], GPT2_SPLIT_PATTERN),
+        (["a b"], GPT2_SPLIT_PATTERN),
+        (["ab"], GPT2_SPLIT_PATTERN),
+        (["aa"], LETTER_BY_LETTER),
+        (["a", "a"], GPT2_SPLIT_PATTERN),
+        (["a", "b"], GPT2_SPLIT_PATTERN),
+        ([" a a", " a"], GPT2_SPLIT_PATTERN),
+        ([" a", " a a"], GPT2_SPLIT_PATTERN),
+        (["A a"], GPT2_SPLIT_PATTERN),
+        (["é"], GPT2_SPLIT_PATTERN),
+        (["数 🐚"], GPT2_SPLIT_PATTERN),
+        (["a, 7"], GPT2_SPLIT_PATTERN),
+        (["a  b"], GPT2_SPLIT_PATTERN),
+        (["a\nb"], GPT2_SPLIT_PATTERN),
+        (["a\n\n b\n"], GPT2_SPLIT_PATTERN),
+        ([" a "], GPT2_SPLIT_PATTERN),
+        ([""], GPT2_SPLIT_PATTERN),
+        (["she's", "", "she"], GPT2_SPLIT_PATTERN),
+        (["a1, b", "b"], SPACE_IN_FRONT),
+        (["aé b7", "b7"], SPACE_APART),
+        ([whole_words(draw, 9), whole_words(draw, 14)], GPT2_SPLIT_PATTERN),
+        (["she é", whole_words(draw, 12), whole_words(draw, 8), "sea she"], GPT2_SPLIT_PATTERN),
+        ([whole_words(draw, 11), " sea", whole_words(draw, 7)], SPACE_IN_FRONT),
+    ],
+    mistakes={
+        "The texts are cut at white space, which is lost; cut them with the pattern.": [
+            counted_by(cut=lambda pattern, text: text.split()),
+            counted_by(cut=lambda pattern, text: text.split(" ")),
+        ],
+        "It counts characters; cut each text into words first.": counted_by(cut=lambda pattern, text: text),
+        "The texts are joined before they are cut, so that the last word of one grows together with the "
+        "first of the next; cut each by itself.": lambda texts, pattern: count_words(
+            ["".join(texts)], pattern
+        ),
+        "The texts are joined with something between them, which is counted too; cut each by itself.": [
+            lambda texts, pattern, between=between: count_words([between.join(texts)], pattern)
+            for between in (" ", "\n", "\n\n", "<|endoftext|>")
+        ],
+        "White space is stripped from the words; a word keeps its leading space, and white space alone "
+        "is a word too.": [
+            counted_by(word=lambda word: word.strip().encode()),
+            counted_by(word=lambda word: word.lstrip().encode()),
+            counted_by(word=lambda word: word.lstrip(" ").encode()),
+            counted_by(word=lambda word: word.strip(" ").encode()),
+            counted_by(word=lambda word: word.replace(" ", "").encode()),
+            counted_by(
+                word=lambda word: word.strip().encode(), among=lambda cut: [w for w in cut if w.strip()]
+            ),
+        ],
+        "Words of white space alone are left out; they are words too.": counted_by(
+            among=lambda cut: [word for word in cut if word.strip()]
+        ),
+        "White space at the ends of a text is stripped before it is cut; it belongs to the text.": [
+            counted_by(text=str.strip),
+            counted_by(text=str.rstrip),
+            counted_by(text=str.lstrip),
+        ],
+        "Capital letters become small ones; count the words as they stand there.": [
+            counted_by(text=str.lower),
+            counted_by(text=str.casefold),
+        ],
+        "Only words of letters are counted; numbers, signs and white space are words too.": [
+            counted_by(among=letters_only),
+            counted_by(among=lambda cut: [word for word in cut if word.isalpha()]),
+        ],
+        "The words in the dict are str; they should be bytes.": counted_by(word=str),
+        "The words in the dict are tuples; each should be one bytes object.": [
+            counted_by(word=lambda word: tuple(word.encode())),
+            counted_by(word=lambda word: tuple(bytes([byte]) for byte in word.encode())),
+            counted_by(word=tuple),
+        ],
+        "The words are encoded in another way than in UTF-8.": [
+            counted_by(word=lambda word, encoding=encoding, errors=errors: word.encode(encoding, errors))
+            for encoding, errors in (
+                ("ascii", "ignore"),
+                ("ascii", "replace"),
+                ("latin-1", "ignore"),
+                ("latin-1", "replace"),
+                ("utf-16", "strict"),
+                ("utf-16-le", "strict"),
+                ("utf-32", "strict"),
+                ("utf-8-sig", "strict"),
+            )
+        ],
+        "A word that comes twice in a text is counted once; every place counts.": counted_by(among=set),
+        "Every word has the count 1; add 1 at each place where it stands.": lambda texts, pattern: (
+            dict.fromkeys(count_words(texts, pattern), 1)
+        ),
+        "The counts of a text replace those of the texts before; add them up.": added_by(
+            lambda counts, new: counts | dict(new)
+        ),
+        "Of the counts in the single texts it takes the largest, as | does with two Counters; add "
+        "them up.": added_by(lambda counts, new: Counter(counts) | new),
+        "Only the first text is counted; count the words of all.": lambda texts, pattern: count_words(
+            texts[:1], pattern
+        ),
+        "Only the last text is counted; count the words of all.": lambda texts, pattern: count_words(
+            texts[-1:], pattern
+        ),
+        "Only the first word of each text is counted; count all matches.": counted_by(
+            among=lambda cut: cut[:1]
+        ),
+        "It takes what regex.split leaves between the words; the words are what the pattern matches.": [
+            counted_by(cut=regex.split),
+            counted_by(cut=lambda pattern, text: [each for each in regex.split(pattern, text) if each]),
+        ],
+        "The pattern is another one than that in the argument, which should be used.": [
+            counted_by(cut=lambda pattern, text, other=other: regex.findall(other, text))
+            for other in (GPT2_SPLIT_PATTERN, r" ?\w+| ?[^\w\s]+|\s+", r"\s?\w+|\W")
+        ],
+        "It looks for words of letters, digits and underscores; use the pattern that is handed in.": [
+            counted_by(cut=lambda pattern, text, other=other: regex.findall(other, text))
+            for other in (r"\w+", r"\b\w+\b", r" ?\w+", r" ?\p{L}+")
+        ],
+        "The text is cut as bytes, where a character that is not ASCII is several letters or none; cut it as "
+        "str, and encode the words.": counted_by(cut=bytes_cut, word=bytes),
+        "The texts are cut into lines first, and their ends are lost; cut the whole text.": [
+            counted_by(cut=without_ends)
+        ],
+        "The texts are cut into lines first, and no word can reach over the end of one; cut the whole "
+        "text.": counted_by(cut=with_ends),
+        "A word is also counted where it stands inside of another; count the matches of the pattern.": [
+            counted_inside(within) for within in (lambda text, texts: [text], lambda text, texts: texts)
+        ]
+        + [
+            lambda texts, pattern: {
+                word: " ".join(texts).count(word.decode()) for word in count_words(texts, pattern)
+            }
+        ],
+        "Each count is too large by 1; the first place of a word gives 1.": lambda texts, pattern: {
+            word: count + 1 for word, count in count_words(texts, pattern).items()
+        },
+        "Each count is too small by 1; the first place of a word counts too.": lambda texts, pattern: {
+            word: count - 1 for word, count in count_words(texts, pattern).items()
+        },
+        "It gives shares of all words; give how often each word occurs.": as_share,
+    },
+    signs={
+        "The words in the dict should be bytes.": lambda case, got, expected: (
+            not all(isinstance(word, bytes) for word in got)
+        ),
+        "Here are no words, and the dict has some; are they left from an earlier call? Begin with "
+        "an empty one in each.": lambda case, got, expected: got and not expected,
+        "There is an empty word; the pattern never matches the empty text.": lambda case, got, expected: (
+            b"" in got
+        ),
+        "The words are right, but not how often they occur.": lambda case, got, expected: (
+            got.keys() == expected.keys()
+        ),
+        "Bytes are lost or added: each byte of the texts should stand in one word.": (
+            lambda case, got, expected: (
+                sum(len(word) * n for word, n in got.items())
+                != sum(len(word) * n for word, n in expected.items())
+            )
+        ),
+        "No byte is lost, but the words are others than what the pattern matches in the single texts.": (
+            lambda case, got, expected: got.keys() != expected.keys()
+        ),
+    },
+    errors={
+        "The module re does not know all of this pattern, such as \\p{L}; use the module regex.": (
+            lambda case, error: "bad escape \\p" in str(error).lower()
+        ),
+        "The text is encoded before it is cut; cut it as str, and encode the words.": lambda case, error: (
+            "string pattern on a bytes-like" in str(error)
+        ),
+        "The pattern is a str; regex.findall(pattern, text) takes it as it is.": lambda case, error: (
+            "'str' object has no attribute 'find" in str(error)
+        ),
+        "A word that is new has no count yet to which 1 could be added; a Counter begins at 0, and so "
+        "does counts.get(word, 0).": lambda case, error: isinstance(error, KeyError),
+        "Here is a list of several texts or words, and one alone is needed; take them one by "
+        "one.": lambda case, error: (
+            isinstance(error, TypeError | AttributeError)
+            and any(part in str(error) for part in ("'list' object has no attr", "got 'list'", "not 'list'"))
+        ),
+    },
+)
+
 check = checker(
     {
         "1.1": CHARACTERS,
@@ -1704,5 +1960,6 @@ check = checker(
         "1.8": STREAM,
         "1.9": SPECIAL,
         "1.10": RATIO,
+        "1.11": WORDS,
     }
 )

@@ -110,6 +110,15 @@ def encode(text, ids):
     tokens = [token for each in ids for token in each]
     return len("".join(texts).encode()) / len(tokens)
 """,
+    "1.11": """def count_words(texts, pattern):
+    split = regex.compile(pattern)
+    counts = {}
+    for words in map(split.finditer, texts):
+        for match in words:
+            word = bytes(match.group(), "utf-8")
+            counts[word] = counts.get(word, 0) + 1
+    return counts
+""",
 }
 
 GOOD_ENCODE = """
@@ -1126,5 +1135,175 @@ def encode(text, ids):
     return b / n
 """,
         ),
+    ],
+    "1.11": [
+        ("cut at white space", "regex.findall(pattern, text)", "text.split()"),
+        ("It counts characters", "regex.findall(pattern, text)", "text"),
+        ("grows together", "for text in texts:", 'for text in ["".join(texts)]:'),
+        (
+            "something between them",
+            """def count_words(texts, pattern):
+    text = "\\n".join(texts)
+    return Counter(word.encode() for word in regex.findall(pattern, text))
+""",
+        ),
+        ("keeps its leading space", 'word.encode("utf-8")', 'word.strip().encode("utf-8")'),
+        ("keeps its leading space", 'word.encode("utf-8")', 'word.lstrip().encode("utf-8")'),
+        (
+            "white space alone are left out",
+            "            counts[",
+            "            if not word.isspace():\n                counts[",
+        ),
+        ("at the ends of a text", "(pattern, text)", "(pattern, text.strip())"),
+        ("become small ones", 'word.encode("utf-8")', 'word.lower().encode("utf-8")'),
+        ("are str", 'word.encode("utf-8")', "word"),
+        (
+            "should be one bytes object",
+            'word.encode("utf-8")',
+            'tuple(bytes([b]) for b in word.encode("utf-8"))',
+        ),
+        ("should be bytes.", 'word.encode("utf-8")', 'bytearray(word, "utf-8").hex()'),
+        ("another way than in UTF-8", '"utf-8"', '"utf-16"'),
+        (
+            "twice in a text is counted once",
+            "regex.findall(pattern, text)",
+            "set(regex.findall(pattern, text))",
+        ),
+        ("count 1", "] += 1", "] = 1"),
+        (
+            "Expected a dict, got a set.",
+            """def count_words(texts, pattern):
+    return {word.encode() for text in texts for word in regex.findall(pattern, text)}
+""",
+        ),
+        (
+            "Expected a dict, got a list.",
+            "    return counts",
+            "    return counts.most_common()",
+        ),
+        (
+            "replace those",
+            """def count_words(texts, pattern):
+    counts = {}
+    for text in texts:
+        counts.update(Counter(word.encode() for word in regex.findall(pattern, text)))
+    return counts
+""",
+        ),
+        (
+            "takes the largest",
+            """def count_words(texts, pattern):
+    counts = Counter()
+    for text in texts:
+        counts |= Counter(word.encode() for word in regex.findall(pattern, text))
+    return counts
+""",
+        ),
+        ("Only the first text", "    return counts", "        return counts\n    return counts"),
+        (
+            "Only the last text",
+            "    counts = Counter()\n    for text in texts:\n",
+            "    counts = Counter()\n    for text in texts:\n        counts = Counter()\n",
+        ),
+        ("first word of each text", "regex.findall(pattern, text)", "regex.findall(pattern, text)[:1]"),
+        ("regex.split leaves", "regex.findall", "regex.split"),
+        ("than that in the argument", "findall(pattern, text)", "findall(gpt2_pattern, text)"),
+        ("digits and underscores", "findall(pattern, text)", 'findall(r"\\w+", text)'),
+        (
+            "The module re",
+            """import re
+
+
+def count_words(texts, pattern):
+    return Counter(word.encode() for text in texts for word in re.findall(pattern, text))
+""",
+        ),
+        ("encoded before it is cut", "(pattern, text)", '(pattern, text.encode("utf-8"))'),
+        (
+            "cut as bytes",
+            """def count_words(texts, pattern):
+    return Counter(w for text in texts for w in regex.findall(pattern.encode(), text.encode()))
+""",
+        ),
+        ("has no count yet", "counts = Counter()", "counts = {}"),
+        (
+            "one alone is needed",
+            """def count_words(texts, pattern):
+    return Counter(regex.findall(pattern, texts))
+""",
+        ),
+        (
+            "one alone is needed",
+            """def count_words(texts, pattern):
+    counts = Counter()
+    for text in texts:
+        counts.update(regex.findall(pattern, text).encode())
+    return counts
+""",
+        ),
+        (
+            "their ends are lost",
+            "for text in texts:",
+            "for text in [line for t in texts for line in t.splitlines()]:",
+        ),
+        (
+            "over the end of one",
+            "for text in texts:",
+            "for text in [line for t in texts for line in t.splitlines(True)]:",
+        ),
+        ("too large by 1", "] += 1", '] = counts.get(word.encode("utf-8"), 1) + 1'),
+        (
+            "too small by 1",
+            """def count_words(texts, pattern):
+    counts = {}
+    for text in texts:
+        for match in regex.finditer(pattern, text):
+            word = match.group().encode()
+            if word in counts:
+                counts[word] += 1
+            else:
+                counts[word] = 0
+    return counts
+""",
+        ),
+        (
+            "an empty word",
+            """def count_words(texts, pattern):
+    return Counter(word.encode() for text in texts for word in regex.split(f"({pattern})", text))
+""",
+        ),
+        (
+            "inside of another",
+            """def count_words(texts, pattern):
+    counts = Counter()
+    for text in texts:
+        for word in set(regex.findall(pattern, text)):
+            counts[word.encode()] = text.count(word)
+    return counts
+""",
+        ),
+        (
+            "inside of another",
+            """def count_words(texts, pattern):
+    words = {word for text in texts for word in regex.findall(pattern, text)}
+    return {word.encode(): sum(text.count(word) for text in texts) for word in words}
+""",
+        ),
+        (
+            "from an earlier call",
+            """counts = Counter()
+
+
+def count_words(texts, pattern):
+    for text in texts:
+        for word in regex.findall(pattern, text):
+            counts[word.encode()] += 1
+    return counts
+""",
+        ),
+        ("The pattern is a str;", "regex.findall(pattern, text)", "pattern.findall(text)"),
+        ("not how often", "] += 1", "] += len(word)"),
+        ("Bytes are lost or added", 'word.encode("utf-8")', 'word.replace(" ", "Ġ").encode("utf-8")'),
+        ("No byte is lost", "findall(pattern, text)", "findall(pattern, text[::-1])"),
     ],
 }
