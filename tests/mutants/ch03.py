@@ -1101,12 +1101,12 @@ def join_heads(x):
     ],
     "3.11": [
         (
-            "previous_token_scores reads what lies above",
+            "previous_token_scores gives 0 everywhere",
             "maps[..., t, t - 1].mean(dim=-1)",
             "maps.diagonal(1, dim1=-2, dim2=-1).mean(dim=-1)",
         ),
         (
-            "previous_token_scores reads what lies above",
+            "previous_token_scores gives 0 everywhere",
             "maps[..., t, t - 1].mean(dim=-1)",
             "maps.transpose(-2, -1)[..., t, t - 1].mean(dim=-1)",
         ),
@@ -1172,7 +1172,7 @@ def join_heads(x):
         ),
         ("does not have", "maps[..., t, t - 1]", "maps[..., t, t + 1]"),
         (
-            "induction_scores reads what lies above",
+            "induction_scores gives 0 everywhere",
             "maps[..., t, t - n + 1].mean(dim=-1)",
             "maps.diagonal(n - 1, dim1=-2, dim2=-1).mean(dim=-1)",
         ),
