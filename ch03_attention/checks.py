@@ -1401,8 +1401,8 @@ LOOKING_BACK = Exercise(
         (drawn_maps(draw, 2, 4, draw.choice([6, 9])).double(), drawn_maps(draw, 2, 3, 8).double(), 4),
     ],
     mistakes={
-        "previous_token_scores gives 0 everywhere. All weights above the diagonal are 0; the weight of query t on "
-        "key t - 1 stands below it.": with_inductions(nothing_of, alike=[nothing_of]),
+        "previous_token_scores gives 0 everywhere. All weights above the diagonal are 0; the weight of query "
+        "t on key t - 1 stands below it.": with_inductions(nothing_of, alike=[nothing_of]),
         "previous_token_scores reads the weight that a token gives to itself. The token before it is key t - "
         "1.": with_inductions(previous(first=0, back=0), previous(back=0)),
         "previous_token_scores goes two tokens back. The token just before query t is key t - "
@@ -1437,8 +1437,8 @@ LOOKING_BACK = Exercise(
         "H).": with_inductions(
             lambda maps: previous_token_scores(maps).T, alike=[lambda maps, n: induction_scores(maps, n).T]
         ),
-        "induction_scores gives 0 everywhere. All weights above the diagonal are 0; the weight of query t on "
-        "key t - n + 1 stands below it.": with_previous(nothing_of),
+        "induction_scores gives 0 everywhere. All weights above the diagonal are 0; the weight of query "
+        "t on key t - n + 1 stands below it.": with_previous(nothing_of),
         "induction_scores looks at the same token's first place, t - n. What followed it stands one further, "
         "at t - n + 1.": with_previous(induction(back=0)),
         "induction_scores looks at the token before the first occurrence, at t - n - 1. What followed it "
