@@ -1304,6 +1304,208 @@ BATCH_MASK = Exercise(
     },
 )
 
+# ---------------------------------------------------------------- 3.11 heads that look back
+
+PREVIOUS, INDUCTION = "previous_token_scores(maps)", "induction_scores(repeated, n)"
+
+
+def both_scores(answer, maps, repeated, n):
+    score_previous, score_induction = answer
+    return {PREVIOUS: score_previous(maps), INDUCTION: score_induction(repeated, n)}
+
+
+def weights_back(maps, first, last, back):
+    """What the queries first .. last give to the key `back` places before: (L, H, last - first + 1)."""
+    t = torch.arange(first, last + 1, device=maps.device)
+    return maps[..., t, t - back]
+
+
+def previous_token_scores(maps):
+    return weights_back(maps, 1, maps.size(-1) - 1, 1).mean(dim=-1)
+
+
+def induction_scores(maps, n):
+    return weights_back(maps, n, 2 * n - 1, n - 1).mean(dim=-1)
+
+
+def previous(first=1, last=-1, back=1, end=lambda weights: weights.mean(dim=-1)):
+    """Previous-token scores from other queries, of another key, or with another end than the mean."""
+    return lambda maps: end(weights_back(maps, first, maps.size(-1) + last, back))
+
+
+def induction(first=0, last=-1, back=-1, end=lambda weights, n: weights.mean(dim=-1)):
+    """The same for induction scores, counted from n, 2n and n."""
+    return lambda maps, n: end(weights_back(maps, n + first, 2 * n + last, n + back), n)
+
+
+def with_inductions(*wrong, alike=()):
+    """A wrong previous_token_scores is named with what often goes with it in the other function."""
+    others = (induction_scores, induction(first=-1), induction(back=0), *alike)
+    return [(one, other) for one in wrong for other in others]
+
+
+def with_previous(*wrong):
+    return [(previous_token_scores, one) for one in wrong]
+
+
+OTHER_MEANS = [  # of (L, H, n), none of which leaves (L, H)
+    lambda weights, n=None: weights.mean(dim=0),
+    lambda weights, n=None: weights.mean(dim=1),
+    lambda weights, n=None: weights.mean(dim=(0, 1)),
+    lambda weights, n=None: weights.mean(),
+    lambda weights, n=None: weights,
+]
+
+
+def nothing_of(maps, n=None):
+    return torch.zeros_like(maps[..., 0, 0])
+
+
+def first_two(maps, n=2):
+    return maps.diagonal(offset=1 - n).mean(dim=-1)
+
+
+def second_half(maps):
+    T = maps.size(-1)
+    return weights_back(maps, max(T // 2, 1), T - 1, 1).mean(dim=-1)
+
+
+def example_map():
+    """The map of six tokens that the exercise shows as an example."""
+    rows = [[1.0], [0.4, 0.6], [0.1, 0.7, 0.2], [0.1, 0.6, 0.1, 0.2], [0.0, 0.1, 0.8, 0.1]]
+    rows.append([0.2, 0.1, 0.0, 0.4, 0.2, 0.1])
+    return torch.tensor([[row + [0.0] * (6 - len(row)) for row in rows]])[None]
+
+
+def drawn_maps(draw, L, H, T):
+    scores = 2 * draw.normal(L, H, T, T)
+    return softmax(scores.masked_fill(~causal_mask(T, T), -math.inf), -1)
+
+
+def is_off(key, got, expected):
+    """Whether a result has the right shape and dtype and other numbers."""
+    mine, right = got[key], expected[key]
+    alike = mine.shape == right.shape and mine.dtype == right.dtype
+    return alike and not torch.allclose(mine, right, rtol=1e-4, atol=1e-4)
+
+
+LOOKING_BACK = Exercise(
+    right=(previous_token_scores, induction_scores),
+    run=both_scores,
+    cases=lambda draw: [
+        (torch.tensor([[[[1.0, 0.0], [0.25, 0.75]]]]), example_map(), 3),
+        (example_map()[..., :3, :3], drawn_maps(draw, 1, 1, 4), 2),
+        (example_map(), drawn_maps(draw, 1, 3, 8), 4),
+        (drawn_maps(draw, 2, 3, 7), drawn_maps(draw, 3, 2, 10), 5),
+        (drawn_maps(draw, 4, 2, 5).transpose(0, 1), drawn_maps(draw, 4, 3, 12), 6),
+        (drawn_maps(draw, 2, 4, draw.choice([6, 9])).double(), drawn_maps(draw, 2, 3, 8).double(), 4),
+    ],
+    mistakes={
+        "previous_token_scores gives 0 everywhere. All weights above the diagonal are 0; the weight of query "
+        "t on key t - 1 stands below it.": with_inductions(nothing_of, alike=[nothing_of]),
+        "previous_token_scores reads the weight that a token gives to itself. The token before it is key t - "
+        "1.": with_inductions(previous(first=0, back=0), previous(back=0)),
+        "previous_token_scores goes two tokens back. The token just before query t is key t - "
+        "1.": with_inductions(previous(first=2, back=2)),
+        "previous_token_scores adds the weights up. It should be their mean.": with_inductions(
+            previous(end=lambda w: w.sum(dim=-1)), alike=[induction(end=lambda w, n: w.sum(dim=-1))]
+        ),
+        "previous_token_scores counts the first query too, which has no token before it: the mean is over T "
+        "- 1 weights.": with_inductions(
+            lambda maps: previous(end=lambda w: w.sum(dim=-1))(maps) / maps.size(-1),
+            alike=[induction(first, end=lambda w, n: w.sum(dim=-1) / (2 * n)) for first in (-1, 0)],
+        ),
+        "previous_token_scores leaves out a query too many. All count but the first, so the last one "
+        "does.": with_inductions(previous(first=2), previous(last=-2)),
+        "previous_token_scores counts the second half of the queries only. All count but the "
+        "first.": with_inductions(second_half),
+        "previous_token_scores reads column 0, the first token of the text, and not the token just "
+        "before.": with_inductions(lambda maps: maps[..., 1:, 0].mean(dim=-1)),
+        "previous_token_scores adds up all weights before the query's own. Only the token just before "
+        "counts.": with_inductions(lambda maps: maps[..., 1:, :].tril(0).sum(dim=-1).mean(dim=-1)),
+        "previous_token_scores takes a mean over other dimensions than the queries, or none. There should be "
+        "one number for each layer and head.": [
+            pair
+            for end in OTHER_MEANS
+            for pair in with_inductions(previous(end=end), alike=[induction(end=end)])
+        ],
+        "previous_token_scores takes the diagonal of layers and heads, the first two dimensions. Name the "
+        "last two: dim1=-2, dim2=-1.": with_inductions(
+            first_two, lambda maps: maps.diagonal(-1).mean(-1), alike=[first_two]
+        ),
+        "previous_token_scores has heads for rows and layers for columns. The shape should be (L, "
+        "H).": with_inductions(
+            lambda maps: previous_token_scores(maps).T, alike=[lambda maps, n: induction_scores(maps, n).T]
+        ),
+        "induction_scores gives 0 everywhere. All weights above the diagonal are 0; the weight of query "
+        "t on key t - n + 1 stands below it.": with_previous(nothing_of),
+        "induction_scores looks at the same token's first place, t - n. What followed it stands one further, "
+        "at t - n + 1.": with_previous(induction(back=0)),
+        "induction_scores looks at the token before the first occurrence, at t - n - 1. What followed it "
+        "stands at t - n + 1.": with_previous(induction(first=1, back=1), induction(back=1)),
+        "induction_scores goes one place too far, to t - n + 2. What followed the first occurrence stands at "
+        "t - n + 1.": with_previous(induction(back=-2), induction(first=-2, back=-2)),
+        "induction_scores counts query n - 1 too, which is in the first half: that diagonal is one entry "
+        "longer. The queries are n to 2n - 1.": with_previous(induction(first=-1)),
+        "induction_scores counts queries n - 1 to 2n - 2, one too early. They should be n to 2n - "
+        "1.": with_previous(induction(first=-1, last=-2)),
+        "induction_scores leaves out the last query. What followed its first occurrence is the first token "
+        "of the second half, key n.": with_previous(induction(last=-2)),
+        "induction_scores leaves out query n, the first of the second half. It counts too.": with_previous(
+            induction(first=1)
+        ),
+        "induction_scores adds the weights up. It should be their mean.": with_previous(
+            induction(end=lambda w, n: w.sum(dim=-1)), induction(first=-1, end=lambda w, n: w.sum(dim=-1))
+        ),
+        "induction_scores divides by T, as if all queries counted. Only the n of the second half "
+        "do.": with_previous(
+            induction(end=lambda w, n: w.sum(dim=-1) / (2 * n)),
+            induction(first=-1, end=lambda w, n: w.sum(dim=-1) / (2 * n)),
+        ),
+        "induction_scores looks at the token just before the query. What followed the first occurrence "
+        "stands at t - n + 1.": with_previous(
+            lambda maps, n: weights_back(maps, n, 2 * n - 1, 1).mean(dim=-1),
+            lambda maps, n: previous_token_scores(maps),
+        ),
+        "induction_scores reads the weight that a token gives to itself. The key should be t - n + "
+        "1.": with_previous(
+            lambda maps, n: weights_back(maps, n, 2 * n - 1, 0).mean(dim=-1),
+            lambda maps, n: weights_back(maps, 0, 2 * n - 1, 0).mean(dim=-1),
+        ),
+        "induction_scores takes a mean over other dimensions than the queries, or none. There should be one "
+        "number for each layer and head.": with_previous(*(induction(end=end) for end in OTHER_MEANS)),
+        "induction_scores takes the diagonal of layers and heads, the first two dimensions. Name the last "
+        "two: dim1=-2, dim2=-1.": with_previous(
+            first_two, lambda maps, n: maps.diagonal(1 - n)[..., 1:].mean(-1)
+        ),
+        "induction_scores has heads for rows and layers for columns. The shape should be (L, "
+        "H).": with_previous(lambda maps, n: induction_scores(maps, n).T),
+    },
+    signs={
+        "previous_token_scores has a score above 1 or below 0. A mean of weights lies "
+        "between.": lambda case, got, expected: (
+            is_off(PREVIOUS, got, expected) and not bool(((got[PREVIOUS] >= 0) & (got[PREVIOUS] <= 1)).all())
+        ),
+        "previous_token_scores is wrong for two tokens already. Only one weight counts there, that of query "
+        "1 on key 0.": lambda case, got, expected: is_off(PREVIOUS, got, expected) and case[0].size(-1) == 2,
+        "previous_token_scores is right for two tokens and wrong for more. It is the mean of T - 1 weights, "
+        "in row t and column t - 1.": lambda case, got, expected: is_off(PREVIOUS, got, expected),
+        "induction_scores has a score above 1 or below 0. A mean of weights lies "
+        "between.": lambda case, got, expected: (
+            is_off(INDUCTION, got, expected)
+            and not bool(((got[INDUCTION] >= 0) & (got[INDUCTION] <= 1)).all())
+        ),
+        "induction_scores is wrong. Mark in the map of the example which n weights it takes: one in each row "
+        "from n to 2n - 1, in column t - n + 1.": lambda case, got, expected: is_off(
+            INDUCTION, got, expected
+        ),
+    },
+    errors={
+        "It asks for a row or column that the map does not have. Queries and keys go from 0 to T - "
+        "1.": lambda case, error: isinstance(error, IndexError) and "out of bounds" in str(error),
+    },
+)
+
 check = checker(
     {
         "3.1": AVERAGE,
@@ -1316,5 +1518,6 @@ check = checker(
         "3.8": WINDOW,
         "3.9": MULTI_HEAD,
         "3.10": BATCH_MASK,
+        "3.11": LOOKING_BACK,
     }
 )

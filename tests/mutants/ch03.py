@@ -76,6 +76,17 @@ def join_heads(x):
                 mask[b, 0, i, j] = real[b, j]
     return mask
 """,
+    "3.11": """def previous_token_scores(maps):
+    return maps.diagonal(offset=-1, dim1=-2, dim2=-1).mean(dim=-1)
+
+
+def induction_scores(maps, n):
+    L, H, T, _ = maps.shape
+    scores = torch.zeros(L, H, dtype=maps.dtype, device=maps.device)
+    for t in range(n, T):
+        scores += maps[:, :, t, t - n + 1]
+    return scores / n
+""",
 }
 
 MUTANTS = {
@@ -1087,5 +1098,197 @@ def join_heads(x):
             "return (causal & real.any(0)).expand(real.size(0), 1, T, S)",
         ),
         ("stand at position T + i", "keys[S - T :]", "torch.arange(T, 2 * T)"),
+    ],
+    "3.11": [
+        (
+            "previous_token_scores gives 0 everywhere",
+            "maps[..., t, t - 1].mean(dim=-1)",
+            "maps.diagonal(1, dim1=-2, dim2=-1).mean(dim=-1)",
+        ),
+        (
+            "previous_token_scores gives 0 everywhere",
+            "maps[..., t, t - 1].mean(dim=-1)",
+            "maps.transpose(-2, -1)[..., t, t - 1].mean(dim=-1)",
+        ),
+        (
+            "previous_token_scores reads the weight that a token gives to itself",
+            "maps[..., t, t - 1].mean(dim=-1)",
+            "maps.diagonal(0, dim1=-2, dim2=-1).mean(dim=-1)",
+        ),
+        (
+            "goes two tokens back",
+            "maps[..., t, t - 1].mean(dim=-1)",
+            "maps.diagonal(-2, dim1=-2, dim2=-1).mean(dim=-1)",
+        ),
+        (
+            "previous_token_scores adds the weights up",
+            "maps[..., t, t - 1].mean(dim=-1)",
+            "maps[..., t, t - 1].sum(dim=-1)",
+        ),
+        ("counts the first query too", "torch.arange(1, maps.size(-1)", "torch.arange(maps.size(-1)"),
+        ("leaves out a query too many", "torch.arange(1, maps.size(-1)", "torch.arange(1, maps.size(-1) - 1"),
+        ("leaves out a query too many", "torch.arange(1, ", "torch.arange(2, "),
+        (
+            "counts the second half of the queries only",
+            "torch.arange(1, maps.size(-1)",
+            "torch.arange(maps.size(-1) // 2, maps.size(-1)",
+        ),
+        ("reads column 0", "maps[..., t, t - 1].mean(dim=-1)", "maps[:, :, 1:, 0].mean(dim=2)"),
+        ("all weights before", "maps[..., t, t - 1].mean(dim=-1)", "maps.tril(-1).sum(-1)[..., 1:].mean(-1)"),
+        (
+            "previous_token_scores takes a mean over other",
+            "maps[..., t, t - 1].mean(dim=-1)",
+            "maps[..., t, t - 1].mean(dim=(0, 1))",
+        ),
+        (
+            "previous_token_scores takes a mean over other",
+            "maps[..., t, t - 1].mean(dim=-1)",
+            "maps[..., t, t - 1]",
+        ),
+        (
+            "previous_token_scores takes the diagonal of layers and heads",
+            "maps[..., t, t - 1].mean(dim=-1)",
+            "maps.diagonal(offset=-1).mean(dim=-1)",
+        ),
+        (
+            "previous_token_scores has heads for rows",
+            "maps[..., t, t - 1].mean(dim=-1)",
+            "maps[..., t, t - 1].mean(dim=-1).T",
+        ),
+        (
+            "previous_token_scores has a score above 1",
+            "maps[..., t, t - 1].mean(dim=-1)",
+            "maps[..., t, t - 1].mean(dim=-1) * 10",
+        ),
+        (
+            "wrong for two tokens already",
+            "maps[..., t, t - 1].mean(dim=-1)",
+            "1 - maps[..., t, t - 1].mean(dim=-1)",
+        ),
+        (
+            "right for two tokens and wrong for more",
+            "maps[..., t, t - 1].mean(dim=-1)",
+            "maps[..., t, t - 1].amax(dim=-1)",
+        ),
+        ("does not have", "maps[..., t, t - 1]", "maps[..., t, t + 1]"),
+        (
+            "induction_scores gives 0 everywhere",
+            "maps[..., t, t - n + 1].mean(dim=-1)",
+            "maps.diagonal(n - 1, dim1=-2, dim2=-1).mean(dim=-1)",
+        ),
+        (
+            "same token's first place",
+            "maps[..., t, t - n + 1].mean(dim=-1)",
+            "maps.diagonal(-n, dim1=-2, dim2=-1).mean(dim=-1)",
+        ),
+        ("same token's first place", "t - n + 1]", "t - n]"),
+        ("before the first occurrence", "t - n + 1]", "t - n - 1]"),
+        ("to t - n + 2", "t - n + 1]", "t - n + 2]"),
+        (
+            "counts query n - 1 too",
+            "maps[..., t, t - n + 1].mean(dim=-1)",
+            "maps.diagonal(-n + 1, dim1=-2, dim2=-1).mean(dim=-1)",
+        ),
+        (
+            "counts queries n - 1 to 2n - 2",
+            "maps[..., t, t - n + 1].mean(dim=-1)",
+            "maps.diagonal(1 - n, -2, -1)[..., :-1].mean(-1)",
+        ),
+        (
+            "leaves out the last query",
+            "maps[..., t, t - n + 1].mean(dim=-1)",
+            "maps[..., n:, :n].diagonal(1, -2, -1).mean(-1)",
+        ),
+        ("leaves out query n, the first", "torch.arange(n, 2 * n", "torch.arange(n + 1, 2 * n"),
+        (
+            "induction_scores adds the weights up",
+            "maps[..., t, t - n + 1].mean(dim=-1)",
+            "maps[..., t, t - n + 1].sum(dim=-1)",
+        ),
+        ("divides by T", "torch.arange(n, 2 * n", "torch.arange(2 * n"),
+        ("induction_scores looks at the token just before", "t - n + 1]", "t - 1]"),
+        ("induction_scores reads the weight that a token gives to itself", "t - n + 1]", "t]"),
+        (
+            "induction_scores takes a mean over other",
+            "maps[..., t, t - n + 1].mean(dim=-1)",
+            "maps[..., t, t - n + 1].mean(dim=1)",
+        ),
+        (
+            "induction_scores takes the diagonal of layers and heads",
+            "maps[..., t, t - n + 1].mean(dim=-1)",
+            "maps.diagonal(1 - n)[..., 1:].mean(dim=-1)",
+        ),
+        (
+            "induction_scores has heads for rows",
+            "maps[..., t, t - n + 1].mean(dim=-1)",
+            "maps[..., t, t - n + 1].mean(dim=-1).T",
+        ),
+        (
+            "induction_scores has a score above 1",
+            "maps[..., t, t - n + 1].mean(dim=-1)",
+            "maps[..., t, t - n + 1].mean(dim=-1) * 10",
+        ),
+        (
+            "Mark in the map of the example",
+            "maps[..., t, t - n + 1].mean(dim=-1)",
+            "maps[..., t, t - n + 1].median(dim=-1).values",
+        ),
+        (
+            "Mark in the map of the example",
+            "maps[..., t, t - n + 1].mean(dim=-1)",
+            "maps[..., n:, :].amax(dim=-1).mean(dim=-1)",
+        ),
+        ("does not have", "t - n + 1]", "t + n - 1]"),
+        (
+            "stops with an error",
+            "maps[..., t, t - n + 1].mean(dim=-1)",
+            "maps.diagonal(offset=1 - n, dim1=-1, dim2=-1)",
+        ),
+        (
+            "previous_token_scores adds the weights up",
+            """def previous_token_scores(maps):
+    return maps.diagonal(-1, -2, -1).sum(-1)
+
+
+def induction_scores(maps, n):
+    return maps.diagonal(1 - n, -2, -1)[..., 1:].sum(-1)
+""",
+        ),
+        (
+            "dtype float64",
+            """def previous_token_scores(maps):
+    L, H, T, _ = maps.shape
+    scores = torch.zeros(L, H, device=maps.device)
+    for t in range(1, T):
+        scores += maps[:, :, t, t - 1] / (T - 1)
+    return scores
+
+
+def induction_scores(maps, n):
+    return maps.diagonal(1 - n, -2, -1)[..., 1:].mean(-1)
+""",
+        ),
+        (
+            "counts the first query too",
+            """def previous_token_scores(maps):
+    L, H, T, _ = maps.shape
+    return torch.stack([maps[:, :, t, t - 1] for t in range(T)]).mean(0)
+
+
+def induction_scores(maps, n):
+    return torch.stack([maps[:, :, t, t - n + 1] for t in range(2 * n)]).mean(0)
+""",
+        ),
+        (
+            "changes its arguments",
+            """def previous_token_scores(maps):
+    return maps.diagonal(-1, dim1=-2, dim2=-1).mean(-1)
+
+
+def induction_scores(maps, n):
+    maps[..., :n, :] = 0
+    return maps.diagonal(1 - n, dim1=-2, dim2=-1).sum(-1) / n
+""",
+        ),
     ],
 }
