@@ -1932,7 +1932,7 @@ def run_groups(answer, model, weight_decay):
 
     def told_one(p):
         if isinstance(p, torch.Tensor):
-            return names.get(id(p), "a tensor that is no parameter of the model")
+            return names.get(id(p), "a strange tensor")
         return f"a {type(p).__name__}"
 
     groups = answer(model, weight_decay)
@@ -2102,6 +2102,11 @@ GROUPS = Exercise(
         'Under "params" there should be a list of parameters.': lambda case, got, expected: any(
             not isinstance(group["params"], list) for group in got
         ),
+        "None is among the parameters. A linear layer without a bias has None in its place.": (
+            lambda case, got, expected: "a NoneType" in names_in(got)
+        ),
+        "A tensor is there that is no parameter of the model, such as a copy or its `.data`. The optimizer "
+        "needs the parameters themselves.": lambda case, got, expected: "a strange tensor" in names_in(got),
         "A parameter stands more than once in the groups.": lambda case, got, expected: (
             len(set(names_in(got))) < len(names_in(got))
         ),
@@ -2175,6 +2180,12 @@ def passed_over(seen):
     ]
 
 
+def distinct_pairs(train_ids, held_out_ids, vocab_size, virtual):
+    p = smoothed(table_of(train_ids, vocab_size), virtual, vocab_size)
+    pairs = torch.stack([held_out_ids[:-1], held_out_ids[1:]]).unique(dim=1)
+    return -p[pairs[0], pairs[1]].log().mean().item()
+
+
 def each_pair_once(ids, V):
     return table_of(ids, V).clamp(max=1)
 
@@ -2220,7 +2231,7 @@ BIGRAM = Exercise(
     cases=lambda draw: [
         (torch.tensor([0, 1]), torch.tensor([0, 1]), 2, 1.0),
         (torch.tensor([0, 1]), torch.tensor([0, 0]), 3, 0.5),
-        (torch.tensor([0, 1, 0, 1, 0]), torch.tensor([0, 1]), 4, 1.0),
+        (torch.tensor([0, 1, 0, 1, 0]), torch.tensor([0, 1, 0, 1, 2]), 4, 1.0),
         (torch.tensor([0, 1, 0, 2, 0, 1]), torch.tensor([0, 1, 2]), 3, 1.0),
         (torch.tensor([2, 2, 2, 1]), torch.tensor([2, 2, 1, 4]), 6, 0.1),
         (torch.tensor([3]), torch.tensor([0, 3, 1]), 5, 2.0),
@@ -2303,6 +2314,20 @@ BIGRAM = Exercise(
             bigram(size=lambda train, held_out, V: len(train.unique())),
             bigram(size=lambda train, held_out, V: int(train.max()) + 1),
             bigram(size=lambda train, held_out, V: len(torch.cat([train, held_out]).unique())),
+        ],
+        "A softmax is taken of counts or of probabilities; F.cross_entropy takes one too. Counts become "
+        "probabilities by a division, without an exponential.": [
+            bigram(lambda n, v, V: smoothed(n, v, V).softmax(1)),
+            bigram(lambda n, v, V: (n + v).softmax(1)),
+        ],
+        "A count is divided by how often a comes second in a pair. It should be how often it comes "
+        "first.": bigram(lambda n, v, V: (n + v) / (n.sum(0).unsqueeze(1) + v * V)),
+        "Below the line `virtual` is added for each pair of the table. It comes vocab_size times, since only "
+        "the pairs that begin with a are there.": bigram(
+            lambda n, v, V: (n + v) / (n.sum(1, keepdim=True) + v * V**2)
+        ),
+        "A held-out pair that comes several times counts once. The mean is over all places, M - 1 of them.": [
+            distinct_pairs,
         ],
         "This is the sum over the pairs. Divide it by their number.": bigram(loss=lambda p: -p.log().sum()),
         "It divides by the number of held-out ids. There is one pair less.": bigram(

@@ -1198,6 +1198,25 @@ def clip_grad_norm_(params, max_norm):
         ),
         ("Nothing under the key 'weight_decay'", ', "weight_decay": 0.0', ""),
         (
+            "None is among the parameters",
+            """def decay_groups(model, weight_decay):
+    embeddings = {m.weight for m in model.modules() if isinstance(m, nn.Embedding)}
+    yes, no = [], []
+    for m in model.modules():
+        if isinstance(m, nn.Linear):
+            if m.weight not in embeddings:
+                yes.append(m.weight)
+            no.append(m.bias)
+        elif isinstance(m, (nn.Embedding, nn.LayerNorm)):
+            no += m.parameters()
+    return [{"params": yes, "weight_decay": weight_decay}, {"params": no, "weight_decay": 0.0}]""",
+        ),
+        (
+            "such as a copy or its `.data`",
+            "[p for p in model.parameters() if p in matrices]",
+            "[p.data for p in model.parameters() if p in matrices]",
+        ),
+        (
             "a list of two groups",
             """def decay_groups(model, weight_decay):
     embeddings = {p for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
@@ -1311,6 +1330,23 @@ def clip_grad_norm_(params, max_norm):
         ("perplexity, e to the loss", "surprise.mean()", "surprise.mean().exp()"),
         ("sign is wrong", "-p[", "p["),
         ("got a tensor", ".item()", ""),
+        (
+            "without an exponential",
+            "surprise = -p[held_out_ids[:-1], held_out_ids[1:]].log()",
+            "surprise = F.cross_entropy(p[held_out_ids[:-1]], held_out_ids[1:])",
+        ),
+        (
+            "a comes second",
+            BIGRAM_VARIANT.replace("firsts[a] = firsts.get(a, 0) + 1", "firsts[b] = firsts.get(b, 0) + 1"),
+        ),
+        ("for each pair of the table", "virtual * vocab_size", "virtual * vocab_size**2"),
+        (
+            "comes several times counts once",
+            BIGRAM_VARIANT.replace(
+                "    total = 0.0\n    for a, b in zip(held_out, held_out[1:]):",
+                "    total, held_out = 0.0, set(zip(held_out, held_out[1:]))\n    for a, b in held_out:",
+            ).replace("(len(held_out) - 1)", "len(held_out)"),
+        ),
         (
             "not below the line",
             BIGRAM_VARIANT.replace("virtual * vocab_size", "0").replace(
