@@ -12,7 +12,15 @@ from torch import nn
 
 from ch01_tokenization.checking import Exercise, checker, same
 
-from .optimization import AdamW, bits_per_byte, clip_grad_norm_, cross_entropy, perplexity, warmup_cosine
+from .optimization import (
+    AdamW,
+    bits_per_byte,
+    clip_grad_norm_,
+    cross_entropy,
+    parameter_groups,
+    perplexity,
+    warmup_cosine,
+)
 
 __all__ = ["check"]
 
@@ -1883,6 +1891,480 @@ TRANSLATIONS = Exercise(
     },
 )
 
+# ---------------------------------------------------------------- 5.13 which weights decay
+
+
+class Layers(nn.Sequential):
+    """Layers that are looked at and never run, with a repr of one line."""
+
+    def __repr__(self):
+        told = ", ".join(self.told(layer) for layer in self)
+        embeddings = {m.weight for m in self.modules() if isinstance(m, nn.Embedding)}
+        tied = any(m.weight in embeddings for m in self.modules() if isinstance(m, nn.Linear))
+        return f"Sequential({told})" + " with the embedding's weight in the output layer" * tied
+
+    @staticmethod
+    def told(layer):
+        if isinstance(layer, nn.Linear):
+            sizes = f"{layer.in_features}, {layer.out_features}"
+            return f"Linear({sizes}{', bias=False' * (layer.bias is None)})"
+        if isinstance(layer, nn.Embedding):
+            return f"Embedding({layer.num_embeddings}, {layer.embedding_dim})"
+        return f"LayerNorm({layer.normalized_shape[0]})" if isinstance(layer, nn.LayerNorm) else repr(layer)
+
+
+def tied(model, output, embedding):
+    """The model, the layer `output` of which has the weight of the layer `embedding` from now on."""
+    model[output].weight = model[embedding].weight
+    return model
+
+
+def run_groups(answer, model, weight_decay):
+    names = {id(p): name for name, p in model.named_parameters()}
+
+    def named(value):
+        if isinstance(value, dict):
+            return {key: told(each) if key == "params" else each for key, each in value.items()}
+        return value
+
+    def told(params):
+        return [told_one(p) for p in params] if isinstance(params, list) else f"a {type(params).__name__}"
+
+    def told_one(p):
+        if isinstance(p, torch.Tensor):
+            return names.get(id(p), "a strange tensor")
+        return f"a {type(p).__name__}"
+
+    groups = answer(model, weight_decay)
+    return [named(group) for group in groups] if isinstance(groups, list) else groups
+
+
+def grouped(decays, everywhere=lambda model: list(model.parameters()), first=None, second=0.0, turn=False):
+    """decays(p, kinds) -> bool, of a parameter and the kinds of layers in which it is."""
+
+    def answer(model, weight_decay):
+        kinds = {p: [] for p in model.parameters()}
+        for m in model.modules():
+            for p in m.parameters(recurse=False):
+                kinds[p].append(type(m))
+        with_decay = [p for p in everywhere(model) if decays(p, kinds[p])]
+        without = [p for p in everywhere(model) if not decays(p, kinds[p])]
+        groups = [
+            {"params": with_decay, "weight_decay": weight_decay if first is None else first},
+            {"params": without, "weight_decay": weight_decay if second is None else second},
+        ]
+        return groups[::-1] if turn else groups
+
+    return answer
+
+
+def right_kind(p, kinds):
+    return p.dim() == 2 and nn.Embedding not in kinds
+
+
+def by_layers(once=False):
+    """Going from layer to layer: a tied weight is met twice."""
+
+    def answer(model, weight_decay):
+        with_decay, without, seen = [], [], set()
+        for m in model.modules():
+            for name, p in m.named_parameters(recurse=False):
+                if once and p in seen:
+                    continue
+                seen.add(p)
+                (with_decay if isinstance(m, nn.Linear) and name == "weight" else without).append(p)
+        return [
+            {"params": with_decay, "weight_decay": weight_decay},
+            {"params": without, "weight_decay": 0.0},
+        ]
+
+    return answer
+
+
+def twice_without(model, weight_decay):
+    embeddings = {p for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+    params = [p for m in model.modules() for p in m.parameters(recurse=False)]
+    return [
+        {"params": [p for p in params if p.dim() == 2 and p not in embeddings], "weight_decay": weight_decay},
+        {"params": [p for p in params if p.dim() < 2 or p in embeddings], "weight_decay": 0.0},
+    ]
+
+
+def changed_params(change):
+    def answer(model, weight_decay):
+        names = {p: name for name, p in model.named_parameters()}
+        groups = parameter_groups(model, weight_decay)
+        return [group | {"params": [change(names[p], p) for p in group["params"]]} for group in groups]
+
+    return answer
+
+
+def top_level(model):
+    return [p for m in model.children() for p in m.parameters(recurse=False)]
+
+
+def names_in(groups):
+    return [name for group in groups for name in group["params"]]
+
+
+def wrongly(kinds, wanted):
+    """A sign: in the group with decay stands a parameter that should not be there, of these kinds."""
+
+    def sign(case, got, expected):
+        modules = dict(case[0].named_modules())
+        extra = set(got[0]["params"]) - set(expected[0]["params"])
+        of = [(modules[name.rpartition(".")[0]], name.rpartition(".")[2]) for name in extra]
+        return any(isinstance(m, kinds) and wanted(which) for m, which in of)
+
+    return sign
+
+
+def groups_case(draw, n_blocks, V, D, wide):
+    """A small model with two embeddings, blocks within it, and an output layer that is tied or not."""
+    blocks = [
+        Layers(nn.LayerNorm(D), nn.Linear(D, wide), nn.Linear(wide, D, bias=False)) for _ in range(n_blocks)
+    ]
+    embeddings = nn.Embedding(V, D), nn.Embedding(V + 3, D)
+    model = Layers(*embeddings, *blocks, nn.LayerNorm(D), nn.Linear(D, V, bias=False))
+    return tied(model, -1, 0) if n_blocks % 2 else model, draw.real(0.02, 0.08)
+
+
+GROUPS = Exercise(
+    right=parameter_groups,
+    run=run_groups,
+    cases=lambda draw: [
+        (Layers(nn.Linear(2, 3)), 0.5),
+        (Layers(nn.Embedding(4, 2)), 0.5),
+        (Layers(nn.LayerNorm(2), nn.Linear(2, 3, bias=False)), 0.2),
+        (tied(Layers(nn.Embedding(5, 3), nn.Linear(3, 5, bias=False)), 1, 0), 0.2),
+        (tied(Layers(nn.Linear(3, 5, bias=False), nn.Linear(3, 4), nn.Embedding(5, 3)), 0, 2), 0.2),
+        (Layers(nn.Embedding(6, 4), Layers(nn.LayerNorm(4), nn.Linear(4, 7)), nn.Linear(7, 6)), 0.3),
+        *(groups_case(draw, *sizes) for sizes in ((2, 9, 4, 5), (3, 11, 6, 7))),
+    ],
+    mistakes={
+        "The embeddings decay, since their weights are matrices too. They belong in the second group; the "
+        "number of dimensions does not tell a linear layer from an embedding.": [
+            grouped(lambda p, kinds: p.dim() == 2),
+        ],
+        "The output layer that shares its weight with the embedding makes it decay. A weight that is an "
+        "embedding's belongs in the second group, wherever else it is used.": [
+            grouped(lambda p, kinds: p.dim() == 2 and nn.Linear in kinds),
+        ],
+        "A shared weight goes where the layer is that comes first. It is an embedding's, so it belongs in "
+        "the second group, whichever of the two layers comes first.": by_layers(once=True),
+        "The weight that output layer and embedding share stands in both groups. Each parameter should stand "
+        "in one of them, and an optimizer would refuse this.": by_layers(),
+        "The weight that output layer and embedding share stands twice in the second group. Each parameter "
+        "should be there once, as in `model.parameters()`.": twice_without,
+        "The biases of linear layers decay too. Of a linear layer, only the matrix decays.": [
+            grouped(lambda p, kinds: nn.Linear in kinds and nn.Embedding not in kinds),
+            grouped(lambda p, kinds: nn.Linear in kinds),
+        ],
+        "The weights of the norms decay. They are vectors around 1, and belong in the second group.": [
+            grouped(lambda p, kinds: right_kind(p, kinds) or (nn.LayerNorm in kinds and bool(p.any()))),
+        ],
+        "Everything but the biases decays. The weights of norms and embeddings should not.": [
+            grouped(lambda p, kinds: p.dim() == 2 or (nn.LayerNorm in kinds and bool(p.any()))),
+        ],
+        "Everything but the embeddings decays. Norms and biases should not.": [
+            grouped(lambda p, kinds: nn.Embedding not in kinds),
+        ],
+        "All parameters are in the group with decay.": grouped(lambda p, kinds: True),
+        "The two groups have changed places. The one with decay comes first.": grouped(right_kind, turn=True),
+        "The parameters have changed places: matrices of linear layers stand in the group without "
+        "decay, and all others in the one with it.": grouped(lambda p, kinds: not right_kind(p, kinds)),
+        "Both groups have the decay. In the second it is 0.": grouped(right_kind, second=None),
+        "Neither group decays. In the first, the decay is `weight_decay`.": grouped(right_kind, first=0.0),
+        "The decay of the first group is always the same number, whatever `weight_decay` says.": [
+            grouped(right_kind, first=0.1),
+            grouped(right_kind, first=0.01),
+        ],
+        "It sees only the layers at the top, and not those within another. model.modules() and "
+        "model.parameters() go all the way down.": grouped(right_kind, everywhere=top_level),
+        'These are names. Under "params" the parameters themselves are wanted.': [
+            changed_params(lambda name, p: name),
+        ],
+        'These are pairs of a name and a parameter. Under "params" the parameters alone are wanted.': [
+            changed_params(lambda name, p: (name, p)),
+        ],
+    },
+    errors={
+        "`in` compares a tensor with all in a list, number by number, and that fails. To ask whether it is "
+        "the same parameter, look it up in a set, or compare with `is`.": lambda case, error: (
+            isinstance(error, RuntimeError)
+            and any(words in str(error) for words in ("Boolean value of Tensor", "The size of tensor"))
+        ),
+    },
+    signs={
+        "There should be a list of two groups, also when one of them has no parameters.": (
+            lambda case, got, expected: len(got) != 2
+        ),
+        'Under "params" there should be a list of parameters.': lambda case, got, expected: any(
+            not isinstance(group["params"], list) for group in got
+        ),
+        "None is among the parameters. A linear layer without a bias has None in its place.": (
+            lambda case, got, expected: "a NoneType" in names_in(got)
+        ),
+        "A tensor is there that is no parameter of the model, such as a copy or its `.data`. The optimizer "
+        "needs the parameters themselves.": lambda case, got, expected: "a strange tensor" in names_in(got),
+        "A parameter stands more than once in the groups.": lambda case, got, expected: (
+            len(set(names_in(got))) < len(names_in(got))
+        ),
+        "A parameter stands in neither group, so it would not be trained at all.": (
+            lambda case, got, expected: bool(set(names_in(expected)) - set(names_in(got)))
+        ),
+        "Each group has the right parameters, but not in the order of `model.parameters()`.": (
+            lambda case, got, expected: all(
+                sorted(a["params"]) == sorted(b["params"]) and a["params"] != b["params"] or a == b
+                for a, b in zip(got, expected)
+            )
+        ),
+        "There is an embedding among the parameters that decay.": wrongly(nn.Embedding, lambda which: True),
+        "There is a parameter of a norm among those that decay.": wrongly(nn.LayerNorm, lambda which: True),
+        "There is a bias among the parameters that decay.": wrongly(nn.Linear, lambda which: which == "bias"),
+        "The matrix of a linear layer is missing among those that decay.": lambda case, got, expected: bool(
+            set(expected[0]["params"]) - set(got[0]["params"])
+        ),
+    },
+)
+
+
+# ---------------------------------------------------------------- 5.14 a baseline that only counts
+
+
+def table_of(ids, V):
+    """How often b follows a in the ids: (V, V), float64, a row for each a."""
+    table = torch.zeros(V, V, dtype=torch.float64, device=ids.device)
+    once = torch.ones(len(ids) - 1, dtype=torch.float64, device=ids.device)
+    return table.index_put((ids[:-1], ids[1:]), once, accumulate=True)
+
+
+def bigram(
+    p_of=lambda n, v, V: (n + v) / (n.sum(1, keepdim=True) + v * V),
+    loss=lambda p: -p.log().mean(),
+    counted=lambda train, held_out: train,
+    table=table_of,
+    size=lambda train, held_out, V: V,
+    turned=False,
+):
+    """A loss of pairs that goes wrong in one place. p_of(table, virtual, V) -> (V, V), loss(p (M - 1,))."""
+
+    def answer(train_ids, held_out_ids, vocab_size, virtual):
+        V = size(train_ids, held_out_ids, vocab_size)
+        p = p_of(table(counted(train_ids, held_out_ids), vocab_size), virtual, V)
+        a, b = held_out_ids[:-1], held_out_ids[1:]
+        return loss(p[b, a] if turned else p[a, b]).item()
+
+    return answer
+
+
+def by_python(p):
+    """The loss as math.log and / give it, with their errors."""
+    total = 0.0
+    for x in p.tolist():
+        if not math.isfinite(x):
+            raise ZeroDivisionError("float division by zero")
+        total -= math.log(x)
+    return torch.tensor(total / len(p))
+
+
+def smoothed(n, v, V):
+    return (n + v) / (n.sum(1, keepdim=True) + v * V)
+
+
+def passed_over(seen):
+    """Wrong answers that leave out the held-out pairs that are not seen(table), from the sum or the mean."""
+    return [
+        bigram(lambda n, v, V: smoothed(n, v, V).where(seen(n), 1.0)),
+        bigram(lambda n, v, V: smoothed(n, v, V).where(seen(n), math.nan), loss=lambda p: -p.log().nanmean()),
+    ]
+
+
+def distinct_pairs(train_ids, held_out_ids, vocab_size, virtual):
+    p = smoothed(table_of(train_ids, vocab_size), virtual, vocab_size)
+    pairs = torch.stack([held_out_ids[:-1], held_out_ids[1:]]).unique(dim=1)
+    return -p[pairs[0], pairs[1]].log().mean().item()
+
+
+def each_pair_once(ids, V):
+    return table_of(ids, V).clamp(max=1)
+
+
+def every_second(ids, V):
+    pairs = ids[: len(ids) // 2 * 2].view(-1, 2)
+    return sum((table_of(pair, V) for pair in pairs), torch.zeros(V, V, dtype=torch.float64).to(ids.device))
+
+
+def all_places(train_ids, held_out_ids, vocab_size, virtual):
+    n_a = torch.bincount(train_ids, minlength=vocab_size).unsqueeze(1)
+    p = (table_of(train_ids, vocab_size) + virtual) / (n_a + virtual * vocab_size)
+    return -p[held_out_ids[:-1], held_out_ids[1:]].log().mean().item()
+
+
+def single_tokens(places):
+    def answer(train_ids, held_out_ids, vocab_size, virtual):
+        counts = torch.bincount(train_ids, minlength=vocab_size).double() + virtual
+        return -(counts / counts.sum())[held_out_ids[places]].log().mean().item()
+
+    return answer
+
+
+def shared_like_unigram(plus):
+    def answer(train_ids, held_out_ids, vocab_size, virtual):
+        counts = torch.bincount(train_ids, minlength=vocab_size).double() + plus
+        table = table_of(train_ids, vocab_size)
+        p = (table + virtual * counts / counts.sum()) / (table.sum(1, keepdim=True) + virtual)
+        return -p[held_out_ids[:-1], held_out_ids[1:]].log().mean().item()
+
+    return answer
+
+
+def bigram_case(draw, V, N, M, virtual):
+    """A text whose pairs come again; it lacks the last two tokens, and ends with what is asked for."""
+    train, held_out = draw.ids(V - 2, N), draw.ids(V, M)
+    held_out[0] = train[-1]
+    return train, held_out, V, virtual
+
+
+BIGRAM = Exercise(
+    right=bigram(),
+    cases=lambda draw: [
+        (torch.tensor([0, 1]), torch.tensor([0, 1]), 2, 1.0),
+        (torch.tensor([0, 1]), torch.tensor([0, 0]), 3, 0.5),
+        (torch.tensor([0, 1, 0, 1, 0]), torch.tensor([0, 1, 0, 1, 2]), 4, 1.0),
+        (torch.tensor([0, 1, 0, 2, 0, 1]), torch.tensor([0, 1, 2]), 3, 1.0),
+        (torch.tensor([2, 2, 2, 1]), torch.tensor([2, 2, 1, 4]), 6, 0.1),
+        (torch.tensor([3]), torch.tensor([0, 3, 1]), 5, 2.0),
+        bigram_case(draw, 6, 50, 9, draw.real(0.2, 0.4)),
+        bigram_case(draw, 7, 90, 13, draw.real(2.0, 3.0)),
+    ],
+    mistakes={
+        "The pairs are counted in the held-out ids, the very text that is asked about. Count in the "
+        "training ids.": bigram(counted=lambda train, held_out: held_out),
+        "The pairs of both texts are counted. The held-out ids are for the question alone.": [
+            bigram(
+                table=lambda both, V: table_of(both[0], V) + table_of(both[1], V),
+                counted=lambda train, held_out: (train, held_out),
+            ),
+            bigram(counted=lambda train, held_out: torch.cat([train, held_out])),
+        ],
+        "It measures the loss on the training ids. They are for counting; the mean is over the pairs of the "
+        "held-out ids.": lambda train, held_out, V, virtual: bigram()(train, train, V, virtual),
+        "The two texts have changed places. Count in the training ids, and ask about the held-out ids.": [
+            lambda train, held_out, V, virtual: bigram()(held_out, train, V, virtual),
+        ],
+        "The virtual counts are added above and not below the line, so the probabilities after a token sum "
+        "to more than 1.": [
+            bigram(lambda n, v, V: (n + v) / n.sum(1, keepdim=True), loss=loss)
+            for loss in (lambda p: -p.log().mean(), by_python)
+        ],
+        "Below the line `virtual` is added once. Each of the vocab_size tokens got that much, so it comes "
+        "vocab_size times.": bigram(lambda n, v, V: (n + v) / (n.sum(1, keepdim=True) + v)),
+        "A pair that never occurred has probability 0, and an infinite surprise. It has virtual counts, "
+        "above the line as well as below.": [
+            bigram(p_of, loss=loss)
+            for p_of in (
+                lambda n, v, V: n / (n.sum(1, keepdim=True) + v * V),
+                lambda n, v, V: n / n.sum(1, keepdim=True),
+            )
+            for loss in (lambda p: -p.log().mean(), by_python)
+        ],
+        "A token that begins no pair in the training ids is passed over. By its virtual counts each token "
+        "comes after it with the probability 1 / V.": passed_over(lambda n: n.sum(1, keepdim=True) > 0),
+        "Pairs that never occurred in the training ids are passed over. They are what surprises most, and "
+        "they count.": passed_over(lambda n: n > 0),
+        "It adds 1 to each count, whatever `virtual` says.": [
+            bigram(lambda n, v, V: (n + 1) / (n.sum(1, keepdim=True) + V)),
+        ],
+        "`virtual` is shared out among the tokens. Here each of them gets all of it.": [
+            bigram(lambda n, v, V: (n + v / V) / (n.sum(1, keepdim=True) + v)),
+        ],
+        "The virtual counts are shared out like the unigram, as in the chapter. Here each token gets the "
+        "same, `virtual`.": [shared_like_unigram(1), shared_like_unigram(0)],
+        "Below the line stands how often a occurs, its last place included. The last token of the training "
+        "ids has no next token, so it begins no pair.": all_places,
+        "Row and column have changed places: this is how probable a is after b. It should be b "
+        "after a.": bigram(turned=True),
+        "The table says which token comes before another. Its row should be for the first token of a pair "
+        "and its column for the second.": bigram(lambda n, v, V: (n.T + v) / (n.sum(0).unsqueeze(1) + v * V)),
+        "Each count is divided by how often the second token begins a pair, not the first. With keepdim the "
+        "sums are a column, (V, 1), and each stands beside its row.": bigram(
+            lambda n, v, V: (n + v) / (n.sum(1) + v * V)
+        ),
+        "The pair is looked up the right way, but divided by how often b is second. The probability of b "
+        "after a needs how often a is first.": bigram(
+            lambda n, v, V: (n + v) / (n.sum(0, keepdim=True) + v * V)
+        ),
+        "The pairs are looked up the wrong way round: it takes the count of (b, a), divided by how often a "
+        "is first.": bigram(lambda n, v, V: (n.T + v) / (n.sum(1, keepdim=True) + v * V)),
+        "This is the probability of a pair among all pairs. Divide by the pairs that begin with a, not by "
+        "all.": bigram(lambda n, v, V: (n + v) / (n.sum() + v * V**2)),
+        "Pairs are counted, but divided by the number of all pairs. After a come only those that begin "
+        "with a.": bigram(lambda n, v, V: (n + v) / (n.sum() + v * V)),
+        "Single tokens are counted: this is the unigram. Count which token follows which.": [
+            single_tokens(slice(1, None)),
+            single_tokens(slice(None)),
+        ],
+        "A pair that comes several times is counted once. `table[a, b] += 1` with whole tensors a and b adds "
+        "1 to each place once; bincount, or a loop, counts all.": bigram(table=each_pair_once),
+        "Only every second pair is counted. Pairs overlap: the second token of one is the first of the "
+        "next.": bigram(table=every_second),
+        "The vocabulary is not all tokens of the training ids, or up to the largest; it has `vocab_size`, "
+        "and any of them can come.": [
+            bigram(size=lambda train, held_out, V: len(train.unique())),
+            bigram(size=lambda train, held_out, V: int(train.max()) + 1),
+            bigram(size=lambda train, held_out, V: len(torch.cat([train, held_out]).unique())),
+        ],
+        "A softmax is taken of counts or of probabilities; F.cross_entropy takes one too. Counts become "
+        "probabilities by a division, without an exponential.": [
+            bigram(lambda n, v, V: smoothed(n, v, V).softmax(1)),
+            bigram(lambda n, v, V: (n + v).softmax(1)),
+        ],
+        "A count is divided by how often a comes second in a pair. It should be how often it comes "
+        "first.": bigram(lambda n, v, V: (n + v) / (n.sum(0).unsqueeze(1) + v * V)),
+        "Below the line `virtual` is added for each pair of the table. It comes vocab_size times, since only "
+        "the pairs that begin with a are there.": bigram(
+            lambda n, v, V: (n + v) / (n.sum(1, keepdim=True) + v * V**2)
+        ),
+        "A held-out pair that comes several times counts once. The mean is over all places, M - 1 of them.": [
+            distinct_pairs,
+        ],
+        "This is the sum over the pairs. Divide it by their number.": bigram(loss=lambda p: -p.log().sum()),
+        "It divides by the number of held-out ids. There is one pair less.": bigram(
+            loss=lambda p: -p.log().sum() / (len(p) + 1)
+        ),
+        "The logarithm is to the base 2 or 10. Nats take the natural one.": [
+            bigram(loss=lambda p: -p.log2().mean()),
+            bigram(loss=lambda p: -p.log10().mean()),
+        ],
+        "This is the logarithm of the mean probability. Take the logarithm of each, then the mean.": [
+            bigram(loss=lambda p: -p.mean().log()),
+        ],
+        "This is the perplexity, e to the loss.": bigram(loss=lambda p: (-p.log().mean()).exp()),
+        "The sign is wrong: a surprise is -ln p, which is never below 0.": bigram(
+            loss=lambda p: p.log().mean()
+        ),
+        "This is the mean probability. The loss is the mean of -ln p.": bigram(loss=lambda p: p.mean()),
+    },
+    errors={
+        "A probability is 0, or a count by which it divides is. The virtual counts belong above and below "
+        "the line, so that neither happens.": lambda case, error: (
+            isinstance(error, ZeroDivisionError) or "math domain" in str(error)
+        ),
+        "It looks up a pair that does not occur in the training ids. Its count is 0.": (
+            lambda case, error: isinstance(error, KeyError)
+        ),
+    },
+    signs={
+        "The mean surprise cannot be below 0: some probability is above 1.": (
+            lambda case, got, expected: got < 0
+        ),
+        "When nothing was counted, each token should be equally probable, and the loss ln(vocab_size).": (
+            lambda case, got, expected: len(case[0]) == 1
+        ),
+    },
+)
+
 check = checker(
     {
         "5.1": WINDOWS,
@@ -1897,5 +2379,7 @@ check = checker(
         "5.10": MEASURED,
         "5.11": BEST,
         "5.12": TRANSLATIONS,
+        "5.13": GROUPS,
+        "5.14": BIGRAM,
     }
 )

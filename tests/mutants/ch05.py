@@ -108,6 +108,19 @@ BEST_VARIANT = """def fit_to_best(model, optimizer, batches, held_out):
     optimizer.load_state_dict(memory)
     return measured
 """
+BIGRAM_VARIANT = """def bigram_loss(train_ids, held_out_ids, vocab_size, virtual):
+    counts, firsts = {}, {}
+    train, held_out = train_ids.tolist(), held_out_ids.tolist()
+    for a, b in zip(train, train[1:]):
+        counts[a, b] = counts.get((a, b), 0) + 1
+        firsts[a] = firsts.get(a, 0) + 1
+    total = 0.0
+    for a, b in zip(held_out, held_out[1:]):
+        above = counts.get((a, b), 0) + virtual
+        below = firsts.get(a, 0) + virtual * vocab_size
+        total += math.log(below) - math.log(above)
+    return total / (len(held_out) - 1)
+"""
 
 VARIANTS = {
     "5.1": """def windows(token_ids, context_length, starts):
@@ -161,6 +174,18 @@ VARIANTS = {
 def bits_per_byte(total_nats, n_bytes):
     return math.log2(math.e) * (total_nats / n_bytes)
 """,
+    "5.13": """def decay_groups(model, weight_decay):
+    embedded = [id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)]
+    linear = [id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)]
+    with_decay, without = [], []
+    for p in model.parameters():
+        if id(p) in linear and id(p) not in embedded:
+            with_decay.append(p)
+        else:
+            without.append(p)
+    return [dict(params=with_decay, weight_decay=weight_decay), dict(params=without, weight_decay=0)]
+""",
+    "5.14": BIGRAM_VARIANT,
 }
 MUTANTS = {
     "5.1": [
@@ -1066,5 +1091,296 @@ def clip_grad_norm_(params, max_norm):
             "total_nats / math.log(2) / n_bytes",
             "math.log2(math.exp(total_nats)) / n_bytes",
         ),
+    ],
+    "5.13": [
+        ("their weights are matrices too", " - embeddings", ""),
+        (
+            "shares its weight with the embedding makes it decay",
+            "matrices = {p for p in model.parameters() if p.dim() == 2} - embeddings",
+            "matrices = {m.weight for m in model.modules() if isinstance(m, nn.Linear)}",
+        ),
+        (
+            "stands in both groups",
+            """def decay_groups(model, weight_decay):
+    decayed, others = [], []
+    for m in model.modules():
+        if isinstance(m, nn.Linear):
+            decayed.append(m.weight)
+            if m.bias is not None:
+                others.append(m.bias)
+        elif isinstance(m, (nn.Embedding, nn.LayerNorm)):
+            others.extend(m.parameters())
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]""",
+        ),
+        (
+            "whichever of the two layers comes first",
+            """def decay_groups(model, weight_decay):
+    groups = [{"params": [], "weight_decay": weight_decay}, {"params": [], "weight_decay": 0.0}]
+    for name, p in model.named_parameters():
+        module = model.get_submodule(name.rpartition(".")[0])
+        decays = isinstance(module, nn.Linear) and p.dim() == 2
+        groups[0 if decays else 1]["params"].append(p)
+    return groups""",
+        ),
+        (
+            "biases of linear layers decay",
+            "matrices = {p for p in model.parameters() if p.dim() == 2} - embeddings",
+            "matrices = {p for m in model.modules() if isinstance(m, nn.Linear) for p in m.parameters()}\n"
+            "    matrices -= embeddings",
+        ),
+        (
+            "Everything but the biases",
+            "matrices = {p for p in model.parameters() if p.dim() == 2} - embeddings",
+            'matrices = {p for name, p in model.named_parameters() if not name.endswith("bias")}',
+        ),
+        (
+            "weights of the norms decay",
+            "matrices = {p for p in model.parameters() if p.dim() == 2} - embeddings",
+            'matrices = {p for name, p in model.named_parameters() if "weight" in name} - embeddings',
+        ),
+        ("Everything but the embeddings", " if p.dim() == 2}", "}"),
+        (
+            "Both groups have the decay",
+            '"weight_decay": 0.0',
+            '"weight_decay": weight_decay',
+        ),
+        ("always the same number", '"weight_decay": weight_decay', '"weight_decay": 0.1'),
+        (
+            "stand in the group without decay",
+            'if p in matrices], "weight_decay": weight_decay},\n        {"params": [p for p in '
+            "model.parameters() if p not in matrices]",
+            'if p not in matrices], "weight_decay": weight_decay},\n        {"params": [p for p in '
+            "model.parameters() if p in matrices]",
+        ),
+        (
+            "only the layers at the top",
+            """def decay_groups(model, weight_decay):
+    yes, no = [], []
+    for layer in model:
+        for p in layer._parameters.values():
+            if p is None:
+                continue
+            tied = any(p is m.weight for m in model.modules() if isinstance(m, nn.Embedding))
+            (yes if isinstance(layer, nn.Linear) and p.dim() == 2 and not tied else no).append(p)
+    no = [p for i, p in enumerate(no) if all(p is not q for q in no[:i])]
+    return [{"params": yes, "weight_decay": weight_decay}, {"params": no, "weight_decay": 0.0}]""",
+        ),
+        (
+            "These are pairs",
+            """def decay_groups(model, weight_decay):
+    embeddings = {p for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+    yes = [pair for pair in model.named_parameters() if pair[1].dim() > 1 and pair[1] not in embeddings]
+    no = [pair for pair in model.named_parameters() if pair[1].dim() < 2 or pair[1] in embeddings]
+    return [{"params": yes, "weight_decay": weight_decay}, {"params": no, "weight_decay": 0.0}]""",
+        ),
+        (
+            "in the order of `model.parameters()`",
+            "return [",
+            "yes = sorted(matrices, key=lambda p: -p.numel())\n    no = [p for p in model.parameters() if "
+            'p not in matrices]\n    no.sort(key=lambda p: p.dim())\n    return [{"params": yes, '
+            '"weight_decay": weight_decay}, {"params": no, "weight_decay": 0.0}]\n    return [',
+        ),
+        (
+            "in neither group",
+            "if p not in matrices]",
+            "if p in embeddings]",
+        ),
+        (
+            "there should be a list of parameters",
+            "[p for p in model.parameters() if p in matrices]",
+            "matrices",
+        ),
+        (
+            "`in` compares a tensor",
+            "matrices = {p for p in model.parameters() if p.dim() == 2} - embeddings",
+            "embeddings = list(embeddings)\n    matrices = [p for p in model.parameters() if p.dim() == 2]\n"
+            "    matrices = [p for p in matrices if p not in embeddings]",
+        ),
+        ("Nothing under the key 'weight_decay'", ', "weight_decay": 0.0', ""),
+        (
+            "None is among the parameters",
+            """def decay_groups(model, weight_decay):
+    embeddings = {m.weight for m in model.modules() if isinstance(m, nn.Embedding)}
+    yes, no = [], []
+    for m in model.modules():
+        if isinstance(m, nn.Linear):
+            if m.weight not in embeddings:
+                yes.append(m.weight)
+            no.append(m.bias)
+        elif isinstance(m, (nn.Embedding, nn.LayerNorm)):
+            no += m.parameters()
+    return [{"params": yes, "weight_decay": weight_decay}, {"params": no, "weight_decay": 0.0}]""",
+        ),
+        (
+            "such as a copy or its `.data`",
+            "[p for p in model.parameters() if p in matrices]",
+            "[p.data for p in model.parameters() if p in matrices]",
+        ),
+        (
+            "a list of two groups",
+            """def decay_groups(model, weight_decay):
+    embeddings = {p for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+    groups = {}
+    for p in model.parameters():
+        groups.setdefault(weight_decay if p.dim() == 2 and p not in embeddings else 0.0, []).append(p)
+    return [{"params": params, "weight_decay": decay} for decay, params in groups.items()]""",
+        ),
+    ],
+    "5.14": [
+        (
+            "counted in the held-out ids",
+            "pairs = train_ids[:-1] * vocab_size + train_ids[1:]",
+            "pairs = held_out_ids[:-1] * vocab_size + held_out_ids[1:]",
+        ),
+        (
+            "measures the loss on the training ids",
+            "-p[held_out_ids[:-1], held_out_ids[1:]]",
+            "-p[train_ids[:-1], train_ids[1:]]",
+        ),
+        ("not below the line", " + virtual * vocab_size)", ")"),
+        ("`virtual` is added once", "virtual * vocab_size", "virtual"),
+        (
+            "never occurred has probability 0",
+            "p = (counts + virtual) / (counts.sum(dim=1, keepdim=True) + virtual * vocab_size)",
+            "p = counts / counts.sum(dim=1, keepdim=True)",
+        ),
+        ("never occurred has probability 0", "(counts + virtual)", "counts"),
+        ("This is the sum", "surprise.mean()", "surprise.sum()"),
+        ("base 2", ".log()", ".log2()"),
+        ("There is one pair less", "surprise.mean()", "(surprise.sum() / len(held_out_ids))"),
+        (
+            "its last place included",
+            BIGRAM_VARIANT.replace(
+                "    total = 0.0\n", "    firsts = {a: train.count(a) for a in train}\n    total = 0.0\n"
+            ),
+        ),
+        (
+            "Row and column",
+            "-p[held_out_ids[:-1], held_out_ids[1:]]",
+            "-p[held_out_ids[1:], held_out_ids[:-1]]",
+        ),
+        (
+            "which token comes before another",
+            "train_ids[:-1] * vocab_size + train_ids[1:]",
+            "train_ids[1:] * vocab_size + train_ids[:-1]",
+        ),
+        (
+            "the second token begins a pair, not the first",
+            "counts.sum(dim=1, keepdim=True)",
+            "counts.sum(dim=1)",
+        ),
+        (
+            "two texts have changed places",
+            "    pairs =",
+            "    train_ids, held_out_ids = held_out_ids, train_ids\n    pairs =",
+        ),
+        (
+            "Pairs that never occurred in the training ids are passed over",
+            BIGRAM_VARIANT.replace(
+                "    for a, b in zip(held_out, held_out[1:]):\n",
+                "    for a, b in zip(held_out, held_out[1:]):\n        if (a, b) not in counts:\n"
+                "            continue\n",
+            ),
+        ),
+        (
+            "begins no pair in the training",
+            BIGRAM_VARIANT.replace(
+                "    for a, b in zip(held_out, held_out[1:]):\n",
+                "    for a, b in zip(held_out, held_out[1:]):\n        if a not in firsts:\n"
+                "            continue\n",
+            ),
+        ),
+        (
+            "is the unigram",
+            """def bigram_loss(train_ids, held_out_ids, vocab_size, virtual):
+    counts = torch.bincount(train_ids, minlength=vocab_size) + virtual
+    return -(counts / counts.sum()).log()[held_out_ids[1:]].mean().item()""",
+        ),
+        (
+            "several times is counted once",
+            "counts = torch.bincount(pairs, minlength=vocab_size**2).view(vocab_size, vocab_size)",
+            "counts = torch.zeros(vocab_size, vocab_size, device=pairs.device)\n    "
+            "counts[train_ids[:-1], train_ids[1:]] += 1",
+        ),
+        (
+            "Only every second pair",
+            BIGRAM_VARIANT.replace("zip(train, train[1:])", "zip(train[::2], train[1::2])"),
+        ),
+        (
+            "whatever `virtual` says",
+            BIGRAM_VARIANT.replace("+ virtual\n", "+ 1\n").replace("+ virtual *", "+"),
+        ),
+        (
+            "`virtual` is shared out among",
+            "(counts + virtual) / (counts.sum(dim=1, keepdim=True) + virtual * vocab_size)",
+            "(counts + virtual / vocab_size) / (counts.sum(dim=1, keepdim=True) + virtual)",
+        ),
+        ("`vocab_size`, and any", BIGRAM_VARIANT.replace("* vocab_size", "* len(set(train))")),
+        (
+            "pair among all pairs",
+            "counts.sum(dim=1, keepdim=True) + virtual * vocab_size",
+            "counts.sum() + virtual * vocab_size**2",
+        ),
+        ("divided by the number of all pairs", "counts.sum(dim=1, keepdim=True)", "counts.sum()"),
+        (
+            "logarithm of the mean",
+            "-p[held_out_ids[:-1], held_out_ids[1:]].log()",
+            "-p[held_out_ids[:-1], held_out_ids[1:]].mean().log()",
+        ),
+        ("perplexity, e to the loss", "surprise.mean()", "surprise.mean().exp()"),
+        ("sign is wrong", "-p[", "p["),
+        ("got a tensor", ".item()", ""),
+        (
+            "without an exponential",
+            "surprise = -p[held_out_ids[:-1], held_out_ids[1:]].log()",
+            "surprise = F.cross_entropy(p[held_out_ids[:-1]], held_out_ids[1:])",
+        ),
+        (
+            "a comes second",
+            BIGRAM_VARIANT.replace("firsts[a] = firsts.get(a, 0) + 1", "firsts[b] = firsts.get(b, 0) + 1"),
+        ),
+        ("for each pair of the table", "virtual * vocab_size", "virtual * vocab_size**2"),
+        (
+            "comes several times counts once",
+            BIGRAM_VARIANT.replace(
+                "    total = 0.0\n    for a, b in zip(held_out, held_out[1:]):",
+                "    total, held_out = 0.0, set(zip(held_out, held_out[1:]))\n    for a, b in held_out:",
+            ).replace("(len(held_out) - 1)", "len(held_out)"),
+        ),
+        (
+            "not below the line",
+            BIGRAM_VARIANT.replace("virtual * vocab_size", "0").replace(
+                "math.log(below) - math.log(above)", "-math.log(above / below)"
+            ),
+        ),
+        (
+            "never occurred has probability 0",
+            BIGRAM_VARIANT.replace(
+                "above = counts.get((a, b), 0) + virtual", "above = counts.get((a, b), 0)"
+            ),
+        ),
+        (
+            "A probability is 0, or",
+            BIGRAM_VARIANT.replace("firsts.get(a, 0) + virtual * vocab_size", "firsts.get(b, 0)").replace(
+                "counts.get((a, b), 0) + virtual", "counts.get((a, b), 0)"
+            ),
+        ),
+        (
+            "does not occur in the training",
+            BIGRAM_VARIANT.replace("counts.get((a, b), 0) + virtual\n", "counts[a, b] + virtual\n"),
+        ),
+        ("never occurred has probability 0", "(counts + virtual)", "(counts + virtual * (counts > 0))"),
+        ("some probability is above 1", "counts.sum(dim=1, keepdim=True) + virtual * vocab_size", "1"),
+        (
+            "begins no pair in the training",
+            "surprise.mean()",
+            "(surprise * (len(train_ids) > 1)).mean()",
+        ),
+        (
+            "each token should be equally probable",
+            "    pairs =",
+            "    if len(train_ids) < 2:\n        return 1.0\n    pairs =",
+        ),
+        ("returns None", "return surprise", "surprise"),
     ],
 }
