@@ -2,10 +2,14 @@
 
 # Written by hand: what learners get wrong, in words.
 
+import contextlib
 import functools
 import itertools
 import math
+import struct
+from types import SimpleNamespace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -16,7 +20,7 @@ from .convert import to_half_split, to_interleaved
 from .generation import KVCache, LayerCache, pad_left, sample_next, skip_padding, top_k_filter, top_p_filter
 from .previous_chapters import GPT, BPETokenizer, GPTConfig, causal_mask
 from .rebuilding import STAGES
-from .streaming import until
+from .streaming import surprises, until
 
 __all__ = ["EXERCISES", "check"]
 
@@ -1617,6 +1621,463 @@ WEIGHTS = Exercise(
 )
 
 
+# ---------------------------------------------------------------- 6.10 the surprise at each token
+
+
+class Reader:
+    """A model of 12 tokens for the check: it reads all tokens, and where each stands."""
+
+    def __init__(self, context_length, factor, dtype, device):
+        dice = torch.Generator().manual_seed(1)
+        self.table = torch.randn(12, 12, generator=dice).to(device).requires_grad_()
+        self.places = torch.randn(context_length, 12, generator=dice).to(device)
+        self.config, self.lm_head = SimpleNamespace(context_length=context_length), SimpleNamespace()
+        self.lm_head.weight = self.table
+        self.factor, self.dtype, self.keeps = factor, getattr(torch, dtype), False
+
+    def __call__(self, token_ids):
+        if token_ids.dim() != 2 or len(token_ids) != 1:
+            raise ValueError(f"the ids should have the shape (1, n), and have {tuple(token_ids.shape)}")
+        n, context = token_ids.size(1), self.config.context_length
+        if n > context:
+            raise ValueError(f"{n} tokens, and the context has {context}")
+        self.keeps |= torch.is_grad_enabled()
+        columns = torch.arange(n, device=token_ids.device)
+        faded = (0.8 ** (columns[:, None] - columns)).tril()  # (n, n): old tokens count less
+        logits = self.factor * (faded @ self.table[token_ids[0]] + self.places[:n])  # (n, 12)
+        return logits.to(self.dtype)[None]  # (1, n, 12)
+
+
+def run_surprisal(answer, token_ids, context_length, factor=1.0, dtype="float32", gradients=False):
+    """The surprises; with `gradients` also whether calls keep them, and whether they are on afterwards."""
+    model = Reader(context_length, factor, dtype, token_ids.device)
+    with torch.enable_grad():
+        got = answer(model, token_ids)
+        after = torch.is_grad_enabled()
+    if not gradients or not isinstance(got, torch.Tensor):
+        return got
+    return {"surprises": got, "calls keep gradients": model.keeps, "gradients on afterwards": after}
+
+
+def right_surprisal(model, token_ids):
+    """The course's own function, with a tokenizer that knows one text."""
+    first, *rest = token_ids.tolist()
+    tokenizer = SimpleNamespace(
+        eot_token=first, encode_ordinary=lambda text: rest, decode_bytes=lambda ids: b""
+    )
+    return surprises(model, tokenizer, "")[1].to(token_ids.device)
+
+
+def nats_of(logits, window):
+    return -logits.float().log_softmax(dim=-1).gather(-1, window[1:, None]).squeeze(-1)
+
+
+def right_starts(T, C):
+    return range(0, max(1, T - (C - C // 2)), C // 2)
+
+
+def newer(nats, start, C):
+    return nats if start == 0 else nats[C - C // 2 :]
+
+
+def in_windows(judge=nats_of, starts=right_starts, kept=newer, window_of=None, finish=torch.cat):
+    """surprisal with something wrong in it."""
+
+    @torch.no_grad()
+    def surprisal(model, token_ids):
+        C, found = model.config.context_length, []
+        for start in starts(len(token_ids) - 1, C):
+            window = window_of(token_ids, start, C) if window_of else token_ids[start : start + C + 1]
+            found.append(kept(judge(model(window[None, :-1])[0], window), start, C))
+        return finish(found)
+
+    return surprisal
+
+
+def chosen(shares):
+    """A way to judge: the number at the next token in shares(logits)."""
+    return lambda logits, window: shares(logits.float()).gather(-1, window[1:, None]).squeeze(-1)
+
+
+def whole(nats, start, C):
+    return nats
+
+
+def begun_anew(token_ids, start, C):
+    """A window whose first token is always that of the text."""
+    return token_ids[: C + 1] if start == 0 else torch.cat([token_ids[:1], token_ids[start + 1 :][:C]])
+
+
+@torch.no_grad()
+def with_most_before(model, token_ids):
+    """Each token judged in a window of its own that ends before it, and is as long as can be."""
+    C = model.config.context_length
+    windows = [token_ids[max(0, t - C) : t + 1] for t in range(1, len(token_ids))]
+    return torch.cat([nats_of(model(window[None, :-1])[0], window)[-1:] for window in windows])
+
+
+@torch.no_grad()
+def judged_anew(model, token_ids):
+    """A later window writes over what the one before has said."""
+    C, nats = model.config.context_length, torch.zeros(len(token_ids) - 1, device=token_ids.device)
+    for start in right_starts(len(nats), C):
+        window = token_ids[start : start + C + 1]
+        nats[start : start + C] = nats_of(model(window[None, :-1])[0], window)
+    return nats
+
+
+def keeping(model, token_ids):
+    C, nats = model.config.context_length, []
+    for start in right_starts(len(token_ids) - 1, C):
+        window = token_ids[start : start + C + 1]
+        nats.append(newer(nats_of(model(window[None, :-1])[0], window), start, C))
+    return torch.cat(nats)
+
+
+def switching_off(model, token_ids):
+    torch.set_grad_enabled(False)
+    return keeping(model, token_ids)
+
+
+def drawn_text(draw, low, high):
+    return torch.cat([torch.tensor([0]), draw.ids(11, draw.whole(low, high)) + 1])  # (T + 1,)
+
+
+SURPRISAL = Exercise(
+    right=right_surprisal,
+    run=run_surprisal,
+    cases=lambda draw: [
+        (torch.tensor([0, 3]), 4),
+        (torch.tensor([0, 3, 5]), 4),
+        (torch.tensor([0, 5, 3, 7, 1]), 4),
+        (torch.tensor([0, 5, 3, 7, 1, 8]), 4),
+        (torch.tensor([0, 5, 3, 7, 1, 8, 2, 6]), 4),
+        (torch.tensor([0, 5, 3, 7, 1, 8, 2]), 5),
+        (torch.tensor([0, 4, 9, 1, 6]), 2),
+        (drawn_text(draw, 14, 19), 6),
+        (drawn_text(draw, 15, 20), 7),
+        (drawn_text(draw, 9, 12), 8, 100.0),
+        (drawn_text(draw, 9, 12), 8, 2.0, "bfloat16"),
+        (drawn_text(draw, 10, 13), 5, 1.0, "float32", True),
+    ],
+    mistakes={
+        "It judges the token that was just read. The logits at a place are about the next token, so the ids "
+        "are one place further.": in_windows(
+            lambda logits, window: nats_of(logits, torch.cat([window[:1], window[:-1]]))
+        ),
+        "These are ln p, with the wrong sign: a surprise is -ln p, and never below 0.": in_windows(
+            chosen(lambda logits: logits.log_softmax(-1))
+        ),
+        "These are bits, with the logarithm of base 2; -ln p is in nats.": in_windows(
+            lambda logits, window: nats_of(logits, window) / math.log(2)
+        ),
+        "These are probabilities; the surprise is -ln of them.": in_windows(
+            chosen(lambda logits: logits.softmax(-1))
+        ),
+        "These are 1 - p; the surprise is -ln p.": in_windows(
+            lambda logits, window: 1 - chosen(lambda x: x.softmax(-1))(logits, window)
+        ),
+        "These are logits with a minus; before the logarithm of p comes a softmax.": in_windows(
+            chosen(lambda logits: -logits)
+        ),
+        "This is the surprise at the most probable token; it is that of the token which comes that is "
+        "wanted.": in_windows(lambda logits, window: -logits.float().log_softmax(-1).amax(-1)),
+        "This is the entropy, how surprised the model expects to be; it is the surprise at the token which "
+        "comes that is wanted.": in_windows(
+            lambda logits, window: -(logits.float().softmax(-1) * logits.float().log_softmax(-1)).sum(-1)
+        ),
+        "A very small p becomes 0 in float32, and its surprise infinite: log_softmax takes the logarithm "
+        "without that.": in_windows(
+            lambda logits, window: -chosen(lambda x: x.softmax(-1))(logits, window).log()
+        ),
+        "Something is added to p, or p is cut off, before the logarithm, so a very improbable token is not "
+        "surprising enough: log_softmax needs no such help.": [
+            in_windows(
+                lambda logits, window, e=e: -(chosen(lambda x: x.softmax(-1))(logits, window) + e).log()
+            )
+            for e in (1e-8, 1e-9, 1e-10, 1e-12, 1e-20)
+        ]
+        + [
+            in_windows(
+                lambda logits, window, e=e: (
+                    -chosen(lambda x: x.softmax(-1))(logits, window).clamp(min=e).log()
+                )
+            )
+            for e in (1e-8, 1e-9, 1e-10, 1e-12, 1e-20, 1e-30)
+        ],
+        "The softmax goes over the places; at each place the probabilities of the V tokens have the sum "
+        "1.": in_windows(chosen(lambda logits: -logits.log_softmax(0))),
+        "The softmax is taken in bfloat16, which has three digits: turn the logits into float32 first.": [
+            in_windows(
+                lambda logits, window: -logits.log_softmax(-1).gather(-1, window[1:, None])[:, 0].float()
+            ),
+            in_windows(lambda logits, window: F.cross_entropy(logits, window[1:], reduction="none").float()),
+            in_windows(lambda logits, window: -logits.log_softmax(-1).gather(-1, window[1:, None])[:, 0]),
+            in_windows(lambda logits, window: F.cross_entropy(logits, window[1:], reduction="none")),
+        ],
+        "The windows do not overlap, so a token at the beginning of one has next to nothing before it.": (
+            in_windows(starts=lambda T, C: range(0, T, C), kept=whole)
+        ),
+        "Tokens in the overlap of two windows come twice in the result; only what a window adds counts.": [
+            in_windows(kept=whole),
+            in_windows(starts=lambda T, C: range(0, T, C // 2), kept=whole),
+        ],
+        "Of a later window the older half counts here; it was judged before, and the newer half counts.": [
+            in_windows(kept=lambda nats, start, C: nats if start == 0 else nats[: C // 2]),
+            in_windows(kept=lambda nats, start, C: nats if start == 0 else nats[: len(nats) - C + C // 2]),
+        ],
+        "The overlap is judged anew in the later window, with fewer tokens before it; what the window before "
+        "has judged stays.": judged_anew,
+        "With an odd C a token comes twice: of a later window the first C - C // 2 places were judged "
+        "before.": [
+            in_windows(starts=starts, kept=lambda nats, start, C: nats if start == 0 else nats[C // 2 :])
+            for starts in (right_starts, lambda T, C: range(0, T, C // 2))
+        ],
+        "The windows are one token short: behind the C tokens that the model reads there is one more to "
+        "judge.": [
+            in_windows(starts=starts, window_of=lambda token_ids, start, C: token_ids[start : start + C])
+            for starts in (right_starts, lambda T, C: range(0, T, C // 2))
+        ],
+        "Of the last window, which can be shorter, too much counts: its newer places begin at C - C // 2, "
+        "and need not be C // 2 many.": in_windows(
+            kept=lambda nats, start, C: nats if start == 0 else nats[-(C // 2) :]
+        ),
+        "Of the first window too only the newer half is there; its older half is judged nowhere else.": (
+            in_windows(kept=lambda nats, start, C: nats[C - C // 2 :])
+        ),
+        "It ends after one window; a text may be longer than C.": in_windows(starts=lambda T, C: [0]),
+        "It judges only the last C tokens; a longer text is read in windows.": in_windows(
+            starts=lambda T, C: [max(0, T - C)], kept=whole
+        ),
+        "The last tokens are missing: the last window may be shorter than C.": [
+            in_windows(starts=lambda T, C: range(0, max(1, T - C + 1), C // 2)),
+            in_windows(starts=lambda T, C: range(0, max(1, T - C), C // 2)),
+            in_windows(starts=lambda T, C: range(0, T - C + 1, C // 2)),
+        ],
+        "Later windows begin with <|endoftext|> here; it stands at the beginning of the text alone.": (
+            in_windows(window_of=begun_anew)
+        ),
+        "Every token gets as many tokens before it as fit, with a call for each. The windows here move on "
+        "by C // 2.": with_most_before,
+        "It is one number, for the whole text; each of the T tokens has a surprise of its own.": [
+            in_windows(finish=lambda found: torch.cat(found).mean()),
+            in_windows(finish=lambda found: torch.cat(found).sum()),
+            in_windows(finish=lambda found: torch.stack([nats.mean() for nats in found]).mean()),
+        ],
+        "There is one number for each window; each of the T tokens has a surprise of its own.": [
+            in_windows(finish=lambda found: torch.stack([nats.mean() for nats in found])),
+            in_windows(kept=whole, finish=lambda found: torch.stack([nats.mean() for nats in found])),
+            in_windows(finish=lambda found: torch.stack([nats.sum() for nats in found])),
+        ],
+        "The result has a dimension too many; it is (T,).": [
+            in_windows(finish=lambda found: torch.cat(found)[None]),
+            in_windows(finish=lambda found: torch.cat(found)[:, None]),
+        ],
+        "The model's calls keep gradients, for which nobody asks here: run it under torch.no_grad().": (
+            keeping
+        ),
+        "Gradients stay switched off afterwards: `with torch.no_grad():` switches them on again.": (
+            switching_off
+        ),
+    },
+    signs={
+        "There are surprises below 0. A probability is at most 1, so -ln p is at least 0.": (
+            lambda case, got, expected: bool((tensor_in(got) < -1e-3).any())
+        ),
+        "The first C tokens are right. Later ones have other tokens before them than their window should "
+        "give them.": lambda case, got, expected: (
+            len(case[0]) - 1 > case[1]
+            and tensor_in(got).shape == tensor_in(expected).shape
+            and same(tensor_in(got)[: case[1]], tensor_in(expected)[: case[1]])
+        ),
+    },
+    errors={
+        "The model gets more tokens than its context has. Of a window of C + 1 tokens it reads the first C, "
+        "and the last is only judged.": lambda case, error: "and the context has" in str(error),
+        "The model takes a batch of one row, (1, n).": lambda case, error: "the shape (1, n)" in str(error),
+    },
+)
+
+
+def tensor_in(result):
+    return result["surprises"] if isinstance(result, dict) else result
+
+
+# ---------------------------------------------------------------- 6.11 a block of 32 weights
+
+
+def block_of(step, smallest, numbers):
+    """A Q4_1 block, 20 bytes, of 32 numbers 0 .. 15."""
+    pairs = bytes(low | high << 4 for low, high in zip(numbers[:16], numbers[16:], strict=True))
+    return struct.pack("<ee", step, smallest) + pairs
+
+
+def run_block(answer, block):
+    """The weights as a tensor, also those that come as a NumPy array."""
+    got = answer(block)
+    if isinstance(got, np.ndarray):
+        with contextlib.suppress(TypeError):
+            return torch.from_numpy(got.astype(got.dtype.newbyteorder("="), copy=True))
+    return got
+
+
+def float16s(block):
+    return struct.unpack("<ee", block[:4])
+
+
+def low_then_high(block):
+    return [byte & 15 for byte in block[4:]] + [byte >> 4 for byte in block[4:]]
+
+
+def plainly(step, smallest, n):
+    return smallest + step * n
+
+
+def decoding(head=float16s, numbers=low_then_high, weight=plainly, dtype=torch.float32):
+    """decode_block with something wrong in it."""
+    return lambda block: torch.tensor([weight(*head(block), n) for n in numbers(block)], dtype=dtype)
+
+
+def signed(number, size):
+    return number - size if number >= size // 2 else number
+
+
+def in_float16(block):
+    """(32,): step and smallest stay float16, and so does what is computed."""
+    step, smallest = torch.tensor(float16s(block), dtype=torch.float16)
+    return smallest + step * torch.tensor(low_then_high(block), dtype=torch.float16)
+
+
+def alternating(block):
+    return [half for byte in block[4:] for half in (byte & 15, byte >> 4)]
+
+
+BLOCK = Exercise(
+    right=decoding(),
+    run=run_block,
+    cases=lambda draw: [
+        (block_of(1.0, -2.0, [*range(16), *range(15, -1, -1)]),),
+        (block_of(0.5, -3.0, [15, 2, 0, 9] * 4 + [2, 8, 8, 1] * 4),),
+        (block_of(0.0, 0.75, [0] * 32),),
+        (block_of(1.37, -50.3, draw.ids(16, 32).tolist()),),
+        (block_of(draw.real(0.5, 1.5), draw.real(-9.0, -5.0), draw.ids(16, 32).tolist()),),
+        (block_of(draw.real(0.03, 0.1), draw.real(-0.9, -0.5), draw.ids(16, 32).tolist()),),
+    ],
+    mistakes={
+        "The two numbers of a byte stand next to each other here. All low halves come first, weights 0 to "
+        "15, then all high halves.": decoding(numbers=alternating),
+        "The two numbers of a byte stand next to each other, and the high half comes first. All low halves "
+        "come first, then all high halves.": decoding(
+            numbers=lambda block: [half for byte in block[4:] for half in (byte >> 4, byte & 15)]
+        ),
+        "The high halves come first; the low ones are weights 0 to 15.": decoding(
+            numbers=lambda block: [byte >> 4 for byte in block[4:]] + [byte & 15 for byte in block[4:]]
+        ),
+        "Step and smallest value have changed places: the step comes first in the block.": decoding(
+            head=lambda block: float16s(block)[::-1]
+        ),
+        "The bytes of the two floats are read in the other order; the lower byte comes first.": decoding(
+            head=lambda block: struct.unpack(">ee", block[:4])
+        ),
+        "The first four bytes are turned into whole numbers; each two of them are one 16-bit float.": [
+            decoding(head=lambda block: struct.unpack("<HH", block[:4])),
+            decoding(head=lambda block: struct.unpack("<hh", block[:4])),
+            decoding(head=lambda block: block[:2]),
+            decoding(head=lambda block: (block[0], block[2])),
+        ],
+        "The two floats are read as bfloat16; they are float16.": decoding(
+            head=lambda block: [
+                float(each) for each in torch.frombuffer(bytearray(block[:4]), dtype=torch.bfloat16)
+            ]
+        ),
+        "The numbers are taken from 8 down and up, which other formats do; here 0 stands for the smallest "
+        "value.": [
+            decoding(weight=lambda step, smallest, n: smallest + step * (n - 8)),
+            decoding(weight=lambda step, smallest, n: step * (n - 8)),
+        ],
+        "The smallest value is left out: it is added to each weight.": decoding(
+            weight=lambda step, smallest, n: step * n
+        ),
+        "The smallest value is subtracted; it is added, and is mostly negative.": decoding(
+            weight=lambda step, smallest, n: step * n - smallest
+        ),
+        "The smallest value is multiplied by the step; it is added after the multiplication.": [
+            decoding(weight=lambda step, smallest, n: step * (n + smallest)),
+            decoding(weight=lambda step, smallest, n: step * (n - smallest)),
+        ],
+        "The second float is taken for the largest value, or the first for the whole range; they are the "
+        "step and the smallest value.": [
+            decoding(weight=lambda step, smallest, n: step + (smallest - step) / 15 * n),
+            decoding(weight=lambda step, smallest, n: smallest + (step - smallest) / 15 * n),
+            decoding(weight=lambda step, smallest, n: smallest + step / 15 * n),
+            decoding(weight=lambda step, smallest, n: smallest + step / 16 * n),
+        ],
+        "The result is rounded to float16: turn step and smallest value into float32 before you compute.": [
+            in_float16,
+            lambda block: in_float16(block).float(),
+        ],
+        "The high halves stay where they are in the byte, sixteen times too large: move them down by four "
+        "bits.": decoding(
+            numbers=lambda block: [byte & 15 for byte in block[4:]] + [byte & 240 for byte in block[4:]]
+        ),
+        "The low half is the whole byte here: cut the upper four bits off.": [
+            decoding(numbers=lambda block: [*block[4:], *[byte >> 4 for byte in block[4:]]]),
+            decoding(numbers=lambda block: [half for byte in block[4:] for half in (byte, byte >> 4)]),
+        ],
+        "Numbers from 8 on become negative: the bytes are signed here, and they have no sign.": [
+            decoding(
+                numbers=lambda block: (
+                    [byte & 15 for byte in block[4:]] + [signed(byte, 256) >> 4 for byte in block[4:]]
+                )
+            ),
+            decoding(numbers=lambda block: [signed(n, 16) for n in low_then_high(block)]),
+        ],
+        "The numbers come from the wrong bytes: they begin at the fifth, behind the two floats.": [
+            decoding(numbers=lambda block: low_then_high(bytes(4) + block[:16])),
+            decoding(numbers=lambda block: low_then_high(bytes(4) + block[2:18])),
+            decoding(numbers=lambda block: low_then_high(block[:-1])),
+            decoding(numbers=lambda block: low_then_high(bytes(4) + block)),
+            decoding(numbers=lambda block: low_then_high(bytes(4) + block[2:])),
+        ],
+        "These are the weights of one half of the numbers; a byte holds two.": [
+            decoding(numbers=lambda block: low_then_high(block)[:16]),
+            decoding(numbers=lambda block: low_then_high(block)[16:]),
+        ],
+        "Each byte is taken as one number; it holds two of four bits.": decoding(
+            numbers=lambda block: block[4:]
+        ),
+        "These are the numbers 0 to 15; the weight is smallest + step * number.": [
+            lambda block: torch.tensor(low_then_high(block), dtype=torch.float32),
+            lambda block: torch.tensor(low_then_high(block), dtype=torch.uint8),
+        ],
+        "The result is float64; it should be float32.": decoding(dtype=torch.float64),
+        "The result is a list; a NumPy array or a tensor is wanted, in float32.": lambda block: decoding()(
+            block
+        ).tolist(),
+        "The weights come as a table; it should be one row, (32,), the low halves first.": [
+            lambda block: decoding()(block).view(2, 16),
+            lambda block: decoding()(block).view(2, 16).t(),
+            lambda block: decoding()(block)[None],
+        ],
+    },
+    signs={
+        "There are more than sixteen different weights. A number has four bits, so a block has sixteen "
+        "values at most.": lambda case, got, expected: len(got.unique()) > 16,
+        "There are weights below the smallest value of the block.": lambda case, got, expected: bool(
+            (got < float16s(case[0])[1] - 1e-3).any()
+        ),
+        "There are weights above the largest value of the block, which is 15 steps above the smallest.": (
+            lambda case, got, expected: bool((got > plainly(*float16s(case[0]), 15) + 1e-3).any())
+        ),
+    },
+    errors={
+        "Bytes cannot do what arrays can: np.frombuffer(block, dtype) reads them as an array.": (
+            lambda case, error: isinstance(error, (AttributeError, TypeError)) and "'bytes'" in str(error)
+        ),
+    },
+)
+
+
 EXERCISES = {
     "6.1": TEMPERATURE,
     "6.2": TOP_K,
@@ -1627,5 +2088,7 @@ EXERCISES = {
     "6.7": PADDING,
     "6.8": CHAT,
     "6.9": WEIGHTS,
+    "6.10": SURPRISAL,
+    "6.11": BLOCK,
 }
 check = checker(EXERCISES | STAGES)

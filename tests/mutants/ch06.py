@@ -115,6 +115,29 @@ def to_interleaved(weight, head_dim):
         result[first + 1 : first + head_dim : 2] = head[head_dim // 2 :]
     return result
 """,
+    "6.10": """@torch.no_grad()
+def surprisal(model, token_ids):
+    C, T = model.config.context_length, len(token_ids) - 1
+    result = torch.zeros(T, device=token_ids.device)
+    start = done = 0
+    while done < T:
+        end = min(start + C, T)
+        logits = model(token_ids[start:end].unsqueeze(0)).squeeze(0).to(torch.float32)
+        nats = F.cross_entropy(logits, token_ids[start + 1 : end + 1], reduction="none")
+        result[done:end] = nats[done - start :]
+        start, done = start + C // 2, end
+    return result
+""",
+    "6.11": """def decode_block(block):
+    import struct
+
+    step, smallest = struct.unpack("<2e", block[:4])
+    weights = torch.empty(32)
+    for i, byte in enumerate(block[4:]):
+        high, low = divmod(byte, 16)
+        weights[i], weights[i + 16] = smallest + step * low, smallest + step * high
+    return weights
+""",
 }
 MUTANTS = {
     "6.1": [
@@ -856,6 +879,198 @@ MUTANTS = {
             "head_dim // 2\n    for first in range(0, len(weight), head_dim):\n        for r in "
             "range(half):\n            out[first + 2 * r], out[first + 2 * r + 1] = weight[first + r], "
             "weight[first + r + half]\n    return out",
+        ),
+    ],
+    "6.10": [
+        ("token that was just read", "window[1:, None]", "window[:-1, None]"),
+        ("the wrong sign", "found = -log_p", "found = log_p"),
+        (
+            "bits, with the logarithm of base 2",
+            "squeeze(-1)  # (n, V) -> (n, 1) -> (n,)",
+            "squeeze(-1) / math.log(2)",
+        ),
+        (
+            "its surprise infinite",
+            "logits.float().log_softmax(dim=-1)",
+            "logits.float().softmax(dim=-1).log()",
+        ),
+        (
+            "no such help",
+            "logits.float().log_softmax(dim=-1)",
+            "(logits.float().softmax(dim=-1) + 1e-9).log()",
+        ),
+        (
+            "The windows do not overlap",
+            "def surprisal(model, token_ids):\n    C, found = model.config.context_length, []\n"
+            "    for i in range(0, len(token_ids) - 1, C):\n"
+            "        part = token_ids[i : i + C + 1]\n        with torch.no_grad():\n"
+            "            logits = model(part[:-1].unsqueeze(0))[0].float()\n"
+            "        found.append(F.cross_entropy(logits, part[1:], reduction='none'))\n"
+            "    return torch.cat(found)",
+        ),
+        ("come twice", "found if start == 0 else found[context - stride :]", "found"),
+        ("the older half counts here", "found[context - stride :]", "found[:stride]"),
+        (
+            "judged anew in the later window",
+            "def surprisal(model, token_ids):\n"
+            "    C, T = model.config.context_length, len(token_ids) - 1\n"
+            "    out = torch.zeros(T, device=token_ids.device)\n    start = 0\n    while True:\n"
+            "        end = min(start + C, T)\n        with torch.no_grad():\n"
+            "            logits = model(token_ids[None, start:end])[0].float()\n"
+            "        out[start:end] = F.cross_entropy(logits, "
+            "token_ids[start + 1 : end + 1], reduction='none')\n        if end == T:\n"
+            "            return out\n        start += C // 2",
+        ),
+        ("With an odd C", "found[context - stride :]", "found[stride:]"),
+        ("Of the last window", "found[context - stride :]", "found[-stride:]"),
+        (
+            "The last tokens are missing",
+            "len(token_ids) - 1 - (context - stride)",
+            "len(token_ids) - context",
+        ),
+        (
+            "ends after one window",
+            "def surprisal(model, token_ids):\n    C = model.config.context_length\n"
+            "    ids = token_ids[: C + 1]\n    with torch.no_grad():\n"
+            "        logits = model(ids[None, :-1])[0].float()\n"
+            "    return F.cross_entropy(logits, ids[1:], reduction='none')",
+        ),
+        ("more tokens than its context has", "model(window[None, :-1])[0]", "model(window[None])[0, :-1]"),
+        (
+            "more tokens than its context has",
+            "def surprisal(model, token_ids):\n    with torch.no_grad():\n"
+            "        logits = model(token_ids[None, :-1])[0].float()\n"
+            "    return F.cross_entropy(logits, token_ids[1:], reduction='none')",
+        ),
+        ("a batch of one row", "model(window[None, :-1])[0]", "model(window[:-1])"),
+        ("in bfloat16", "logits.float().log_softmax(dim=-1)", "logits.log_softmax(dim=-1).float()"),
+        ("in bfloat16", "logits.float().log_softmax(dim=-1)", "logits.log_softmax(dim=-1)"),
+        ("keep gradients", "with torch.no_grad():", "if True:"),
+        ("switched off afterwards", "context, nats =", "torch.set_grad_enabled(False)\n    context, nats ="),
+        (
+            "begin with <|endoftext|> here",
+            "window = token_ids[start : start + context + 1]",
+            "window = token_ids[start : start + context + 1].clone()\n        window[0] = token_ids[0]",
+        ),
+        (
+            "as many tokens before it as fit",
+            "def surprisal(model, token_ids):\n    C, out = model.config.context_length, []\n"
+            "    for t in range(1, len(token_ids)):\n        with torch.no_grad():\n"
+            "            logits = model(token_ids[None, max(0, t - C) : t])[0, -1].float()\n"
+            "        out.append(-logits.log_softmax(-1)[token_ids[t]])\n"
+            "    return torch.stack(out)",
+        ),
+        ("one number, for the whole text", "return torch.cat(nats)", "return torch.cat(nats).mean()"),
+        (
+            "one number for each window",
+            "def surprisal(model, token_ids):\n    C, out = model.config.context_length, []\n"
+            "    s = C // 2\n    for start in range(0, max(1, len(token_ids) - 1 - (C - "
+            "s)), s):\n        part = token_ids[start : start + C + 1]\n"
+            "        with torch.no_grad():\n"
+            "            logits = model(part[None, :-1])[0].float()\n"
+            "        out.append(F.cross_entropy(logits, part[1:]))\n"
+            "    return torch.stack(out)",
+        ),
+        ("as many tokens before it as fit", "stride = context // 2", "stride = 1"),
+        ("The first C tokens are right", "stride = context // 2", "stride = context - 1"),
+        ("over the places", "log_softmax(dim=-1)", "log_softmax(dim=0)"),
+        ("most probable token", "-log_p.gather(-1, window[1:, None]).squeeze(-1)", "-log_p.max(-1).values"),
+        ("a dimension too many", "return torch.cat(nats)", "return torch.cat(nats).unsqueeze(0)"),
+        ("surprises below 0", "logits.float().log_softmax(dim=-1)", "logits.float().softmax(dim=-1)"),
+        ("one token short", "start + context + 1]", "start + context]"),
+    ],
+    "6.11": [
+        (
+            "next to each other here",
+            "np.concatenate([pairs & 15, pairs >> 4])",
+            "np.stack([pairs & 15, pairs >> 4], axis=1).reshape(-1)",
+        ),
+        (
+            "the high half comes first",
+            "def decode_block(block):\n    step, smallest = np.frombuffer(block, np.float16, "
+            "2).astype(np.float32)\n    numbers = [int(c, 16) for c in block[4:].hex()]\n"
+            "    return smallest + step * np.array(numbers, np.float32)",
+        ),
+        ("The high halves come first", "[pairs & 15, pairs >> 4]", "[pairs >> 4, pairs & 15]"),
+        ("have changed places", "step, smallest = np", "smallest, step = np"),
+        ("in the other order", "block[:4], np.float16", "block[:4], '>f2'"),
+        (
+            "turned into whole numbers",
+            "np.frombuffer(block[:4], np.float16)",
+            "np.frombuffer(block[:4], np.uint16)",
+        ),
+        (
+            "read as bfloat16",
+            "def decode_block(block):\n"
+            "    step, smallest = torch.frombuffer(bytearray(block[:4]), "
+            "dtype=torch.bfloat16).float()\n"
+            "    n = torch.tensor([b & 15 for b in block[4:]] + [b >> 4 for b in block[4:]])\n"
+            "    return smallest + step * n",
+        ),
+        (
+            "from 8 down and up",
+            "smallest + step * numbers",
+            "smallest + step * (numbers.astype(np.float32) - 8)",
+        ),
+        ("smallest value is left out", "return smallest + step * numbers", "return step * numbers"),
+        ("multiplied by the step", "smallest + step * numbers", "(smallest + numbers) * step"),
+        ("rounded to float16", ".astype(np.float32)", ""),
+        (
+            "rounded to float16",
+            "def decode_block(block):\n"
+            "    step, smallest = torch.frombuffer(bytearray(block[:4]), dtype=torch.float16)\n"
+            "    n = torch.tensor([b % 16 for b in block[4:]] + [b // 16 for b in block[4:]])\n"
+            "    return (smallest + step * n).float()",
+        ),
+        ("sixteen times too large", "pairs >> 4", "pairs & 240"),
+        ("whole byte here", "[pairs & 15, pairs >> 4]", "[pairs, pairs >> 4]"),
+        ("have no sign", "block[4:], np.uint8", "block[4:], np.int8"),
+        ("from the wrong bytes", "block[4:], np.uint8", "block[2:18], np.uint8"),
+        ("from the wrong bytes", "block[4:], np.uint8", "block, np.uint8"),
+        ("one half of the numbers", "np.concatenate([pairs & 15, pairs >> 4])", "pairs & 15"),
+        ("taken as one number", "np.concatenate([pairs & 15, pairs >> 4])", "pairs"),
+        ("These are the numbers 0 to 15", "return smallest + step * numbers", "return numbers"),
+        (
+            "float64; it should be float32",
+            "def decode_block(block):\n    import struct\n"
+            "    step, smallest = struct.unpack('<ee', block[:4])\n"
+            "    numbers = [b & 15 for b in block[4:]] + [b >> 4 for b in block[4:]]\n"
+            "    return np.array([smallest + step * n for n in numbers])",
+        ),
+        (
+            "The result is a list",
+            "def decode_block(block):\n    import struct\n"
+            "    step, smallest = struct.unpack('<ee', block[:4])\n"
+            "    numbers = [b & 15 for b in block[4:]] + [b >> 4 for b in block[4:]]\n"
+            "    return [smallest + step * n for n in numbers]",
+        ),
+        ("come as a table", "np.concatenate([", "np.stack(["),
+        ("above the largest value", "smallest + step * numbers", "smallest + step * (numbers + 1)"),
+        (
+            "below the smallest value",
+            "smallest + step * numbers",
+            "smallest + step * (numbers - np.float32(1))",
+        ),
+        ("more than sixteen different", "pairs & 15", "pairs & 31"),
+        (
+            "second float is taken",
+            "smallest + step * numbers",
+            "step + (smallest - step) * numbers / np.float32(15)",
+        ),
+        (
+            "not in the right places",
+            "numbers = np.concatenate([pairs & 15, pairs >> 4])",
+            "numbers = np.concatenate([pairs & 15, pairs >> 4])[::-1]",
+        ),
+        (
+            "Bytes cannot do what arrays can",
+            "np.frombuffer(block[:4], np.float16)",
+            "block[:4].view(np.float16)",
+        ),
+        (
+            "Bytes cannot do what arrays can",
+            "np.concatenate([pairs & 15, pairs >> 4])",
+            "np.concatenate([block[4:] & 15, block[4:] >> 4])",
         ),
     ],
 }
