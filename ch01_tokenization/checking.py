@@ -127,7 +127,7 @@ def checker(exercises):
         words = apart(lambda park: diagnose(exercise, answer, seed, park))
         if words:
             raise Diagnosis(f"{number}: not yet. {words}")
-        digests = ", ".join(sorted({digest_of(each) for each in answers} - {""}))
+        digests = ", ".join(sorted({cell_digest(each) for each in answers} - {""}))
         print(f"{number} passed." + f" ({digests})" * bool(digests))
 
     check.exercises = exercises
@@ -664,7 +664,7 @@ def to_device(value, device):
     return value
 
 
-def digest_of(answer):
+def cell_digest(answer):
     """A digest of the notebook cell in which a function or class was written; "" when there is none."""
     functions = (
         [f for f in vars(answer).values() if inspect.isfunction(f)] if inspect.isclass(answer) else [answer]

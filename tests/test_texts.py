@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -367,7 +368,8 @@ def test_runs_in_their_order(tmp_path):
     write(tmp_path / "2027-01-03-000000" / "checkpoints" / "step-best.safetensors", "")
     write(tmp_path / "2027-01-04-000000" / "step-000010.safetensors", "")
     assert [path.name for path in folders.runs_in(tmp_path)] == names
-    os.utime(tmp_path / names[1] / "checkpoints" / "step-000010.safetensors")  # it went on
+    later = time.time() + 1  # a clock may tick once in some milliseconds only
+    os.utime(tmp_path / names[1] / "checkpoints" / "step-000010.safetensors", (later, later))  # it went on
     assert folders.runs_in(tmp_path)[-1].name == names[1]
     assert folders.runs_in(tmp_path / "missing") == []
 
