@@ -447,9 +447,7 @@ def pattern(a, b, every="Every number"):
             if abs(factor + 1) < 1e-3:
                 return f"{every} has the wrong sign."
             if abs(factor - 1) < 0.01:
-                return (
-                    f"{every} is nearly right, {abs(factor - 1):.1g} of its size off. Is a constant rounded?"
-                )
+                return f"{every} is nearly right. Is a constant rounded, or a number in too few bits?"
             return f"{every} is {factor:.4g} times what it should be."
     apart = a - b
     if float(apart.max() - apart.min()) < 1e-3 * float(apart.abs().max()):
