@@ -4,6 +4,7 @@
 
 import codecs
 import re
+import unicodedata
 from collections import Counter
 from itertools import accumulate, chain
 
@@ -1786,6 +1787,8 @@ WORDS = Exercise(
         (["a\n\n b\n"], GPT2_SPLIT_PATTERN),
         ([" a "], GPT2_SPLIT_PATTERN),
         ([""], GPT2_SPLIT_PATTERN),
+        (["\u212b"], GPT2_SPLIT_PATTERN),  # the unit angstrom, which NFC makes a letter
+        (["a\r\nb"], GPT2_SPLIT_PATTERN),
         (["she's", "", "she"], GPT2_SPLIT_PATTERN),
         (["a1, b", "b"], SPACE_IN_FRONT),
         (["aé b7", "b7"], SPACE_APART),
@@ -1794,6 +1797,10 @@ WORDS = Exercise(
         ([whole_words(draw, 11), " sea", whole_words(draw, 7)], SPACE_IN_FRONT),
     ],
     mistakes={
+        "Characters are normalised, or line ends are rewritten; a word is taken as it stands in the text.": [
+            counted_by(cut=lambda pattern, text: regex.findall(pattern, unicodedata.normalize("NFC", text))),
+            counted_by(cut=lambda pattern, text: regex.findall(pattern, text.replace("\r\n", "\n"))),
+        ],
         "The texts are cut at white space, which is lost; cut them with the pattern.": [
             counted_by(cut=lambda pattern, text: text.split()),
             counted_by(cut=lambda pattern, text: text.split(" ")),

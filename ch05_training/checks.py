@@ -1919,6 +1919,49 @@ def tied(model, output, embedding):
     return model
 
 
+def tied_inside():
+    """A tie with an embedding that is within another module."""
+    model = Layers(Layers(nn.Embedding(5, 3)), nn.Linear(3, 5, bias=False))
+    model[1].weight = model[0][0].weight
+    return model
+
+
+def equal_and_untied():
+    """An output layer that starts as a copy of the embedding, and learns by itself."""
+    model = Layers(nn.Embedding(5, 3), nn.Linear(3, 5, bias=False))
+    model[1].weight.data.copy_(model[0].weight)
+    return model
+
+
+def tied_to(found, shared=lambda p, e: p is e):
+    """Matrices of linear layers decay, unless shared with one of the embeddings' weights found(model)."""
+
+    def answer(model, weight_decay):
+        matrices = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}
+        inner = [m.weight for m in found(model) if isinstance(m, nn.Embedding)]
+
+        def decays(p):
+            return id(p) in matrices and not any(p.shape == e.shape and shared(p, e) for e in inner)
+
+        return [
+            {"params": [p for p in model.parameters() if decays(p)], "weight_decay": weight_decay},
+            {"params": [p for p in model.parameters() if not decays(p)], "weight_decay": 0.0},
+        ]
+
+    return answer
+
+
+def first_embedding(model):
+    return [m for m in model.modules() if isinstance(m, nn.Embedding)][:1]
+
+
+def embeddings_in_front(model, weight_decay):
+    groups = parameter_groups(model, weight_decay)
+    embeddings = {m.weight for m in model.modules() if isinstance(m, nn.Embedding)}
+    groups[1]["params"].sort(key=lambda p: p not in embeddings)
+    return groups
+
+
 def run_groups(answer, model, weight_decay):
     names = {id(p): name for name, p in model.named_parameters()}
 
@@ -2036,8 +2079,12 @@ GROUPS = Exercise(
         (Layers(nn.Linear(2, 3)), 0.5),
         (Layers(nn.Embedding(4, 2)), 0.5),
         (Layers(nn.LayerNorm(2), nn.Linear(2, 3, bias=False)), 0.2),
+        (Layers(nn.LayerNorm(3), nn.Embedding(4, 3)), 0.5),
         (tied(Layers(nn.Embedding(5, 3), nn.Linear(3, 5, bias=False)), 1, 0), 0.2),
         (tied(Layers(nn.Linear(3, 5, bias=False), nn.Linear(3, 4), nn.Embedding(5, 3)), 0, 2), 0.2),
+        (tied(Layers(nn.Embedding(4, 3), nn.Embedding(5, 3), nn.Linear(3, 5, bias=False)), 2, 1), 0.2),
+        (tied_inside(), 0.2),
+        (equal_and_untied(), 0.2),
         (Layers(nn.Embedding(6, 4), Layers(nn.LayerNorm(4), nn.Linear(4, 7)), nn.Linear(7, 6)), 0.3),
         *(groups_case(draw, *sizes) for sizes in ((2, 9, 4, 5), (3, 11, 6, 7))),
     ],
@@ -2052,6 +2099,16 @@ GROUPS = Exercise(
         ],
         "A shared weight goes where the layer is that comes first. It is an embedding's, so it belongs in "
         "the second group, whichever of the two layers comes first.": by_layers(once=True),
+        "Only the first embedding, or the outermost ones, are looked at for a shared weight. Any embedding "
+        "of the model may share it, also one within another module.": [
+            tied_to(lambda model: model.children()),
+            tied_to(first_embedding),
+        ],
+        "Weights that only have equal numbers are taken for shared. Shared is the same object.": tied_to(
+            lambda model: model.modules(), shared=torch.equal
+        ),
+        "The embeddings stand in front of the rest of the second group; its order is that of "
+        "`model.parameters()`.": embeddings_in_front,
         "The weight that output layer and embedding share stands in both groups. Each parameter should stand "
         "in one of them, and an optimizer would refuse this.": by_layers(),
         "The weight that output layer and embedding share stands twice in the second group. Each parameter "

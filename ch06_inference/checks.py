@@ -1656,7 +1656,11 @@ def run_surprisal(answer, token_ids, context_length, factor=1.0, dtype="float32"
         after = torch.is_grad_enabled()
     if not gradients or not isinstance(got, torch.Tensor):
         return got
-    return {"surprises": got, "calls keep gradients": model.keeps, "gradients on afterwards": after}
+    with torch.no_grad():
+        answer(Reader(context_length, factor, dtype, token_ids.device), token_ids)
+        off = not torch.is_grad_enabled()
+    result = {"surprises": got, "calls keep gradients": model.keeps, "gradients on afterwards": after}
+    return result | {"gradients off where they were off before": off}
 
 
 def right_surprisal(model, token_ids):
@@ -1743,6 +1747,12 @@ def drawn_text(draw, low, high):
     return torch.cat([torch.tensor([0]), draw.ids(11, draw.whole(low, high)) + 1])  # (T + 1,)
 
 
+def gradients_on_after(model, token_ids):
+    found = right_surprisal(model, token_ids)
+    torch.set_grad_enabled(True)
+    return found
+
+
 SURPRISAL = Exercise(
     right=right_surprisal,
     run=run_surprisal,
@@ -1761,6 +1771,8 @@ SURPRISAL = Exercise(
         (drawn_text(draw, 10, 13), 5, 1.0, "float32", True),
     ],
     mistakes={
+        "It switches gradients on at its end, also where they were off before; torch.no_grad() puts back "
+        "what was there.": gradients_on_after,
         "It judges the token that was just read. The logits at a place are about the next token, so the ids "
         "are one place further.": in_windows(
             lambda logits, window: nats_of(logits, torch.cat([window[:1], window[:-1]]))

@@ -1137,6 +1137,19 @@ def encode(text, ids):
         ),
     ],
     "1.11": [
+        (
+            "as it stands in the text",
+            "import unicodedata\n\n\ndef count_words(texts, pattern):\n"
+            "    return Counter(unicodedata.normalize('NFC', w).encode() for t in texts\n"
+            "                   for w in regex.findall(pattern, t))",
+        ),
+        (
+            "as it stands in the text",
+            "def count_words(texts, pattern):\n    words = Counter()\n    for text in texts:\n"
+            "        text = text.replace('\\r\\n', '\\n')\n"
+            "        words.update(w.encode() for w in regex.findall(pattern, text))\n"
+            "    return words",
+        ),
         ("cut at white space", "regex.findall(pattern, text)", "text.split()"),
         ("It counts characters", "regex.findall(pattern, text)", "text"),
         ("grows together", "for text in texts:", 'for text in ["".join(texts)]:'),

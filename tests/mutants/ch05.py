@@ -1093,6 +1093,34 @@ def clip_grad_norm_(params, max_norm):
         ),
     ],
     "5.13": [
+        *(
+            (
+                words,
+                "def decay_groups(model, weight_decay):\n"
+                "    L = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}\n"
+                f"    E = [m.weight for m in model.{which}() if isinstance(m, nn.Embedding)]{cut}\n"
+                f"    dec = lambda p: id(p) in L and not any({test} for e in E)\n"
+                "    ps = list(model.parameters())\n"
+                '    return [{"params": [p for p in ps if dec(p)], "weight_decay": weight_decay},\n'
+                '            {"params": [p for p in ps if not dec(p)], "weight_decay": 0.0}]',
+            )
+            for words, which, cut, test in (
+                ("also one within another module", "children", "", "p is e"),
+                ("also one within another module", "modules", "[:1]", "p is e"),
+                ("Shared is the same object", "modules", "", "p.shape == e.shape and torch.equal(p, e)"),
+            )
+        ),
+        (
+            "stand in front of the rest",
+            "def decay_groups(model, weight_decay):\n"
+            "    emb = [m.weight for m in model.modules() if isinstance(m, nn.Embedding)]\n"
+            "    e = {id(p) for p in emb}\n"
+            "    mats = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)} - e\n"
+            "    rest = [p for p in model.parameters() if id(p) not in mats | e]\n"
+            "    mats = [p for p in model.parameters() if id(p) in mats]\n"
+            '    return [{"params": mats, "weight_decay": weight_decay},\n'
+            '            {"params": emb + rest, "weight_decay": 0.0}]',
+        ),
         ("their weights are matrices too", " - embeddings", ""),
         (
             "shares its weight with the embedding makes it decay",

@@ -882,6 +882,16 @@ MUTANTS = {
         ),
     ],
     "6.10": [
+        (
+            "switches gradients on at its end",
+            "def surprisal(model, token_ids):\n    torch.set_grad_enabled(False)\n"
+            "    C = model.config.context_length\n    s, T = C // 2, len(token_ids) - 1\n"
+            "    out, done, start = [], 0, 0\n    while done < T:\n        end = min(start + C, T)\n"
+            "        z = model(token_ids[None, start:end])[0].float()\n"
+            '        nats = F.cross_entropy(z, token_ids[start + 1:end + 1], reduction="none")\n'
+            "        out.append(nats[done - start:])\n        done, start = end, start + s\n"
+            "    torch.set_grad_enabled(True)\n    return torch.cat(out)",
+        ),
         ("token that was just read", "window[1:, None]", "window[:-1, None]"),
         ("the wrong sign", "found = -log_p", "found = log_p"),
         (
