@@ -28,7 +28,7 @@ __all__ = ["PIECES", "digest_of_source", "entries", "namespace", "read_entries",
 ROOT = Path(__file__).resolve().parent.parent
 SWITCH = "COURSE_MINE"
 SETUP = ("# @title Set-up", "# Set-up")
-HEADING = re.compile(r"## (\d+\.\d+[a-z]?) (.+)")
+HEADING = re.compile(r"## ((?:\d+|[A-Z])\.\d+[a-z]?) (.+)")
 FACTS = re.compile(r"^(★+)☆* · (\d+) minutes? · (\d+) lines? · (\d+) points?$", flags=re.M)
 
 
@@ -152,7 +152,7 @@ def definition(node, chapter, course):
     """A statement that defines or imports something, made fit for this place; None for all others."""
     if isinstance(node, ast.ImportFrom):
         module = node.module or ""
-        ours = module == "previous_chapters" or module.startswith("ch0")
+        ours = module == "previous_chapters" or module.startswith(("ch0", "appendix."))
         if module.endswith(".checks") or (ours and not course):
             return None
         if module == "previous_chapters":

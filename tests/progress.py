@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT))
 
 from ch01_tokenization.pieces import digest_of_source, notebook_of, read_entries  # noqa: E402
 
-PASSED = re.compile(r"^(\d+\.\d+[a-z]?) passed\.(?: \(([0-9a-f, ]+)\))?$", flags=re.M)
+PASSED = re.compile(r"^((?:\d+|[A-Z])\.\d+[a-z]?) passed\.(?: \(([0-9a-f, ]+)\))?$", flags=re.M)
 
 
 def state_of(entry):
@@ -29,10 +29,16 @@ def state_of(entry):
     return "not yet" if any(output["output_type"] == "error" for output in outputs) else ""
 
 
+def folders():
+    """The folders of the chapters, then of the appendices."""
+    paths = [path for pattern in ("ch0*", "appendix/*") for path in sorted(ROOT.glob(pattern))]
+    return [path.relative_to(ROOT).as_posix() for path in paths if path.is_dir()]
+
+
 def report(folder=None):
     """The lines of the report."""
     done = left = 0
-    for chapter in sorted(path.name for path in ROOT.glob("ch0*") if path.is_dir()):
+    for chapter in folders():
         path = notebook_of(chapter, folder)
         if path is None:
             continue

@@ -10,7 +10,7 @@ import importlib
 import io
 from pathlib import Path
 
-from notebooks.files import CHAPTERS, ROOT
+from notebooks.files import FOLDERS, ROOT, dotted
 
 from ch01_tokenization.pieces import namespace, read_entries, source_of
 
@@ -23,7 +23,7 @@ def solutions(chapter):
 def wrong_answers(chapter):
     """(VARIANTS, MUTANTS) of a chapter, whose wrong answers may be in several modules."""
     variants, mutants = {}, {}
-    for path in sorted(Path(__file__).parent.glob(f"{chapter[:4]}*.py")):
+    for path in sorted(Path(__file__).parent.glob(f"{Path(chapter).name[:4]}*.py")):
         module = importlib.import_module(f"mutants.{path.stem}")
         variants |= module.VARIANTS
         mutants |= module.MUTANTS
@@ -44,7 +44,7 @@ class Bench:
 
     def __init__(self, chapter):
         self.chapter, self.entries = chapter, {entry.number: entry for entry in solutions(chapter)}
-        self.checks = importlib.import_module(f"{chapter}.checks")
+        self.checks = importlib.import_module(f"{dotted(chapter)}.checks")
         import nbformat
 
         notebook = nbformat.read(ROOT / chapter / "solutions.ipynb", as_version=4)
@@ -56,7 +56,7 @@ class Bench:
     def verdict(self, number, code=None, seed=None):
         """What the check of an exercise says of code in place of the solution; None when it passes."""
         own = [code] if code else self.entries[number].code  # last, since a later exercise may use its names
-        names = namespace(self.chapter, [*self.before, *own])
+        names = namespace(dotted(self.chapter), [*self.before, *own])
         call = source_of(self.entries[number].check)
         try:
             with contextlib.redirect_stdout(io.StringIO()):
@@ -65,7 +65,7 @@ class Bench:
             return str(error)
 
 
-def table(chapters=CHAPTERS):
+def table(chapters=FOLDERS):
     """Lines of the table of mutants, and what is wrong with it."""
     lines, faults = [], []
     for chapter in chapters:

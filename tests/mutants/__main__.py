@@ -6,11 +6,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from mutants import CHAPTERS, table  # noqa: E402
+from mutants import FOLDERS, table  # noqa: E402
 
 
 def main(names):
-    lines, faults = table([c for c in CHAPTERS if not names or any(c.startswith(name) for name in names)])
+    asked = [f for f in FOLDERS if not names or any(Path(f).name.startswith(name) for name in names)]
+    lines, faults = table(asked)
     print("\n".join(lines + faults))
     return bool(faults)
 

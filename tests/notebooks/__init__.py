@@ -14,9 +14,12 @@
 
 from notebooks.export import export_all
 from notebooks.files import (
+    APPENDICES,
     CHAPTERS,
+    FOLDERS,
     HAND_WRITTEN,
     ROOT,
+    dotted,
     is_main_way,
     is_setup,
     is_workbook,
@@ -32,13 +35,16 @@ from notebooks.rules import code_problems, module_problems, problems
 from notebooks.running import clean_notebook, execute, fold
 
 __all__ = [
+    "APPENDICES",
     "CHAPTERS",
+    "FOLDERS",
     "HAND_WRITTEN",
     "REQUIREMENTS",
     "ROOT",
     "clean_notebook",
     "code_problems",
     "course_settings",
+    "dotted",
     "execute",
     "export_all",
     "fold",

@@ -135,7 +135,8 @@ def from_import(module, names):
 
 def relative(module, folder):
     """previous_chapters, a module of the chapter's folder and ch0N_folder.module -> with a leading dot."""
-    module = module.removeprefix(f"{folder.name}.")
+    for own in (f"appendix.{folder.name}.", f"{folder.name}."):
+        module = module.removeprefix(own)
     local = (
         module == "previous_chapters" or (folder / f"{module}.py").exists() or module in modules_of(folder)
     )

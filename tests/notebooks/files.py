@@ -17,12 +17,15 @@ CHAPTERS = (
     "ch05_training",
     "ch06_inference",
 )
+APPENDICES = ("appendix/a_foundations", "appendix/b_debugging", "appendix/c_scale")
+FOLDERS = CHAPTERS + APPENDICES  # each may import from those before it
 # Course machinery that teaches nothing, so it is written by hand and in no notebook.
 HAND_WRITTEN = {
     *("__init__.py", "previous_chapters.py", "checks.py", "figures.py", "fields.py"),
     *("config.py", "curves.py", "files.py", "finite.py", "folder.py", "interrupts.py", "machines.py"),
     *("resuming.py", "inference.py", "assembly.py", "texts.py", "folders.py", "terminal.py", "gpt.py"),
     *("model_settings.py", "model_folder.py", "checking.py", "pieces.py", "fitting.py", "rebuilding.py"),
+    "train_distributed.py",
 }
 NO_CODE = {
     tokenize.COMMENT,
@@ -42,6 +45,11 @@ def notebook_paths(root=ROOT):
         for path in paths
         if not any(part.startswith(".") or part in ("runs", "mine") for part in path.parts)
     )
+
+
+def dotted(folder):
+    """The name by which a folder is imported: appendix/a_foundations -> appendix.a_foundations."""
+    return str(folder).replace("/", ".")
 
 
 def is_main_way(path):

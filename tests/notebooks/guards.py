@@ -6,7 +6,7 @@ named check_..., and a call of one. Docstrings, comments and empty lines count n
 
 import ast
 
-from notebooks.files import CHAPTERS, HAND_WRITTEN, ROOT, code_lines
+from notebooks.files import FOLDERS, HAND_WRITTEN, ROOT, code_lines
 
 LIMIT = 0.10
 
@@ -35,7 +35,7 @@ def _is_guard(node):
 
 def guards_by_module(root=ROOT):
     """{path: (lines of guards, lines of code)} of every exported module."""
-    paths = [path for chapter in CHAPTERS for path in sorted((root / chapter).glob("*.py"))]
+    paths = [path for folder in FOLDERS for path in sorted((root / folder).glob("*.py"))]
     sources = {path: path.read_text(encoding="utf-8") for path in paths if path.name not in HAND_WRITTEN}
     return {
         str(path.relative_to(root)): (len(guard_lines(source)), len(code_lines(source)))

@@ -91,7 +91,7 @@ def readme_line(line, settings, root=ROOT):
     Its Colab and Binder links and clone command point at the repository of `settings`, and a row of the map
     that links a notebook says how many minutes it takes to read.
     """
-    row = re.match(r"\| [^|]*\]\((\w+/\w+\.ipynb)\)", line)
+    row = re.match(r"\| [^|]*\]\(([\w/]+\.ipynb)\)", line)
     if row and (root / row[1]).exists():
         notebook, worked = read_notebook(root / row[1]), is_workbook(Path(row[1]))
         n = sum(entry.minutes for entry in entries(notebook)) if worked else minutes(notebook)

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from notebooks.export import export_all
 from notebooks.files import (
-    CHAPTERS,
+    FOLDERS,
     HAND_WRITTEN,
     ROOT,
+    dotted,
     is_setup,
     is_workbook,
     lines_of,
@@ -71,8 +72,8 @@ def module_problems(root=ROOT):
         for path in fresh:
             if without_imports(root / path) != without_imports(Path(folder) / path):
                 yield f"{path} is out of step with its notebook; run: make export"
-        for chapter in CHAPTERS:
-            for path in sorted((root / chapter).glob("*.py")):
+        for folder in FOLDERS:
+            for path in sorted((root / folder).glob("*.py")):
                 if path.name not in HAND_WRITTEN and path.relative_to(root) not in fresh:
                     yield f"{path.relative_to(root)} comes from no notebook; delete it or write it in one"
 
@@ -89,10 +90,10 @@ def without_imports(path):
 
 def previous_chapters_problems(root=ROOT):
     """A previous_chapters.py may hold a docstring, imports, `__all__` and the sys.path line, no more."""
-    for chapter in CHAPTERS:
-        path = root / chapter / "previous_chapters.py"
+    for folder in FOLDERS:
+        path = root / folder / "previous_chapters.py"
         if not path.exists():
-            yield f"{chapter} has no previous_chapters.py"
+            yield f"{folder} has no previous_chapters.py"
             continue
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             text = ast.unparse(node)
@@ -100,16 +101,16 @@ def previous_chapters_problems(root=ROOT):
                 ("__all__", "sys.path.insert")
             )
             if not allowed and not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
-                yield f"{chapter}/previous_chapters.py line {node.lineno}: not an import: {text[:60]}"
+                yield f"{folder}/previous_chapters.py line {node.lineno}: not an import: {text[:60]}"
 
 
 def import_problems(root=ROOT):
-    """A chapter may import from itself and from earlier chapters only."""
-    for number, chapter in enumerate(CHAPTERS):
+    """A chapter may import from itself and from earlier chapters only, an appendix from all chapters."""
+    for number, folder in enumerate(FOLDERS):
         sources = [
-            (path.name, path.read_text(encoding="utf-8")) for path in sorted((root / chapter).glob("*.py"))
+            (path.name, path.read_text(encoding="utf-8")) for path in sorted((root / folder).glob("*.py"))
         ]
-        for path in sorted((root / chapter).glob("*.ipynb")):
+        for path in sorted((root / folder).glob("*.ipynb")):
             code = [python_of(cell) for cell in read_notebook(path).cells if cell.cell_type == "code"]
             sources.append((path.name, "\n".join(code)))
         for name, source in sources:
@@ -117,9 +118,8 @@ def import_problems(root=ROOT):
                 modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
                 modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
                 for module in modules:
-                    top = module.split(".")[0]
-                    if top in CHAPTERS and CHAPTERS.index(top) > number:
-                        yield f"{chapter}/{name}: imports {module}, which is a later chapter"
+                    if any(f"{module}.".startswith(f"{dotted(later)}.") for later in FOLDERS[number + 1 :]):
+                        yield f"{folder}/{name}: imports {module}, which is a later chapter"
 
 
 def notebook_problems(notebook, path, settings):

@@ -8,7 +8,7 @@ import copy
 import re
 
 from ch01_tokenization.pieces import entries, source_of
-from notebooks.files import CHAPTERS, ROOT, read_notebook, write_notebook
+from notebooks.files import FOLDERS, ROOT, read_notebook, write_notebook
 from notebooks.links import BADGE_PATTERN, badge, course_settings
 
 SOLUTION = re.compile(r"### BEGIN SOLUTION\n(.*?)### END SOLUTION", flags=re.S)
@@ -16,9 +16,8 @@ PARTS = ("**Predict.**", "<summary>Hint 1: ", "<summary>Hint 2: ", "<summary>Hin
 
 
 def masters(root=ROOT):
-    """The notebooks with solutions, relative to the root, in the order of the chapters."""
-    paths = [root / chapter / "solutions.ipynb" for chapter in CHAPTERS]
-    paths += sorted(root.glob("appendix/*/solutions.ipynb"))
+    """The notebooks with solutions, relative to the root, chapters before appendices."""
+    paths = [root / folder / "solutions.ipynb" for folder in FOLDERS]
     return [path.relative_to(root) for path in paths if path.exists()]
 
 
