@@ -3,6 +3,7 @@
 import copy
 import json
 import sys
+from pathlib import Path
 
 import nbformat
 import notebooks as tools
@@ -17,10 +18,10 @@ from ch01_tokenization import checking
 from ch01_tokenization.checking import Diagnosis, Draw, Exercise, checker, diagnose
 from ch01_tokenization.pieces import PIECES, entries, read_entries
 
-CHAPTERS = [path.parent.name for path in workbook.masters()]
+FOLDERS = [path.parent.as_posix() for path in workbook.masters()]
 NUMBERS = [
     (chapter, e.number)
-    for chapter in CHAPTERS
+    for chapter in FOLDERS
     for e in read_entries(tools.ROOT / chapter / "solutions.ipynb")
 ]
 benches = {}
@@ -37,12 +38,14 @@ def bench_of(chapter):
 
 
 def test_there_are_enough_of_them():
-    by_chapter = {chapter: [n for c, n in NUMBERS if c == chapter] for chapter in CHAPTERS}
-    assert list(by_chapter) == list(tools.CHAPTERS) and len(NUMBERS) >= 48
-    assert all(len(numbers) >= 6 for numbers in by_chapter.values())
-    for chapter, numbers in by_chapter.items():
-        assert numbers == list(bench_of(chapter).checks.check.exercises), chapter
-        assert all(number.startswith(f"{int(chapter[2:4])}.") for number in numbers)
+    by_folder = {folder: [n for f, n in NUMBERS if f == folder] for folder in FOLDERS}
+    assert list(by_folder) == list(tools.FOLDERS) and len(NUMBERS) >= 48
+    for folder, numbers in by_folder.items():
+        chapter = folder in tools.CHAPTERS
+        assert len(numbers) >= (6 if chapter else 4)
+        assert numbers == list(bench_of(folder).checks.check.exercises), folder
+        begin = f"{int(folder[2:4])}." if chapter else f"{Path(folder).name[0].upper()}."
+        assert all(number.startswith(begin) for number in numbers)
 
 
 @pytest.mark.parametrize("chapter, number", NUMBERS)
@@ -86,16 +89,18 @@ def test_what_is_no_answer_at_all_is_refused_in_words(chapter, number):
         assert len(str(caught.value)) < 2000, str(caught.value)
 
 
-@pytest.mark.parametrize("chapter", CHAPTERS)
+@pytest.mark.parametrize("chapter", FOLDERS)
 def test_imports_come_from_earlier_chapters_alone(chapter):
     """What a reader's piece imports must not need the module into which it is put."""
     notebook = tools.read_notebook(tools.ROOT / chapter / "solutions.ipynb")
     cells = [cell.source for cell in notebook.cells if "imports" in tools.tags(cell)]
-    assert len(cells) == 1 and "previous_chapters" in cells[0].split(f"from {chapter}.checks import check")[0]
-    assert not [line for line in cells[0].splitlines() if "ch0" in line and ".checks" not in line]
+    before_the_check = cells[0].split(f"from {tools.dotted(chapter)}.checks import check")[0]
+    assert len(cells) == 1 and "previous_chapters" in before_the_check
+    ours = [line for line in cells[0].splitlines() if "ch0" in line and ".checks" not in line]
+    assert not ours or chapter in tools.APPENDICES
 
 
-@pytest.mark.parametrize("chapter", CHAPTERS)
+@pytest.mark.parametrize("chapter", FOLDERS)
 def test_the_exercises_stop_at_the_first_stub_and_at_each(chapter):
     """As a learner has them: all runs but the checks, and each says that there is nothing yet."""
     from nbclient import NotebookClient
@@ -114,12 +119,12 @@ def test_the_exercises_stop_at_the_first_stub_and_at_each(chapter):
 
 def test_the_exercises_are_what_the_solutions_make(tmp_path):
     assert list(workbook.workbook_problems()) == []
-    for chapter in CHAPTERS:
+    for chapter in FOLDERS:
         text = (tools.ROOT / chapter / "exercises.ipynb").read_text(encoding="utf-8")
         assert "BEGIN SOLUTION" not in text and '"outputs": []' in text
-    for name in (*CHAPTERS, "pyproject.toml"):
+    for name in (*tools.CHAPTERS, "appendix", "pyproject.toml"):
         (tmp_path / name).symlink_to(tools.ROOT / name)
-    chapter = CHAPTERS[0]
+    chapter = FOLDERS[0]
     (tmp_path / chapter).unlink()
     (tmp_path / chapter).mkdir()
     solutions = tools.read_notebook(tools.ROOT / chapter / "solutions.ipynb")

@@ -9,11 +9,12 @@ import nbformat
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
+from notebooks import notebook_paths
 
 from ch01_tokenization import figures
 
 ROOT = Path(__file__).resolve().parent.parent
-NOTEBOOKS = sorted(ROOT.glob("ch0*/*.ipynb"))
+NOTEBOOKS = [ROOT / path for path in notebook_paths()]
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +77,7 @@ def test_each_stage_has_a_colour_of_its_own():
     assert len({figures.COLORS[color] for _, _, color in figures.STAGES}) == 6
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_no_stored_figure_is_blank(path):
     """At least one in two hundred of its pixels has ink, and not all have."""
     for number, cell in enumerate(nbformat.read(path, 4).cells):

@@ -96,7 +96,8 @@ def test_no_two_cells_define_one_name_in_a_module():
 
 def test_every_module_has_a_docstring_and_is_short():
     """But for the checks of the exercises, which may be as long as there are ways to be wrong."""
-    for path in sorted(tools.ROOT.glob("ch0*/*.py")):
+    paths = [path for folder in tools.FOLDERS for path in sorted((tools.ROOT / folder).glob("*.py"))]
+    for path in paths:
         text = path.read_text(encoding="utf-8")
         assert ast.get_docstring(ast.parse(text)), path
         long = ("checks.py", "checking.py", "rebuilding.py")

@@ -22,11 +22,12 @@ def test_nothing_is_out_of_step():
 
 
 def test_every_chapter_is_there():
-    for chapter in tools.CHAPTERS:
-        assert (
-            Path(chapter, f"{chapter}.ipynb") in NOTEBOOKS
-            and (ROOT / chapter / "previous_chapters.py").exists()
-        )
+    """And every appendix: none of them is left out of the list that the tools work by."""
+    there = {path.parent.as_posix() for path in NOTEBOOKS}
+    assert there == set(tools.FOLDERS)
+    for folder in tools.FOLDERS:
+        assert Path(folder, f"{Path(folder).name}.ipynb") in NOTEBOOKS
+        assert (ROOT / folder / "previous_chapters.py").exists()
 
 
 def test_nbval_runs_every_notebook():
@@ -73,7 +74,8 @@ def test_a_definition_is_written_once():
     """
     seen = {}
     about_others = ("checks.py", "fitting.py", "rebuilding.py")
-    for path in (path for path in sorted(ROOT.glob("ch0*/*.py")) if path.name not in about_others):
+    modules = [path for folder in tools.FOLDERS for path in sorted((ROOT / folder).glob("*.py"))]
+    for path in (path for path in modules if path.name not in about_others):
         for name in re.findall(r"^(?:class|def) ([A-Za-z]\w*)", path.read_text(encoding="utf-8"), flags=re.M):
             assert name not in seen, f"{name} is defined in {seen[name]} and in {path}"
             seen[name] = path

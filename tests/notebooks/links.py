@@ -5,7 +5,15 @@ import tomllib
 from pathlib import Path
 
 from ch01_tokenization.pieces import entries
-from notebooks.files import ROOT, is_setup, is_workbook, notebook_paths, read_notebook, write_notebook
+from notebooks.files import (
+    FOLDERS,
+    ROOT,
+    is_setup,
+    is_workbook,
+    notebook_paths,
+    read_notebook,
+    write_notebook,
+)
 from notebooks.reading import minutes, with_reading_time
 from notebooks.running import fold
 
@@ -98,8 +106,8 @@ def readme_line(line, settings, root=ROOT):
         line = re.sub(r"\| \d+ min \|", f"| {n} min |", line, count=1)
         line = re.sub(r"\| \d+ exercises", f"| {len(entries(notebook))} exercises", line, count=1)
     if re.search(r"\w+ exercises in all, \w+ hours of work", line):
-        masters = map(read_notebook, root.glob("ch0*/solutions.ipynb"))
-        found = [entry for master in masters for entry in entries(master)]
+        paths = [root / folder / "solutions.ipynb" for folder in FOLDERS]
+        found = [entry for path in paths if path.exists() for entry in entries(read_notebook(path))]
         hours = round(sum(entry.minutes for entry in found) / 60)
         all_of_them = f"{len(found)} exercises in all, {hours} hours of work"
         line = re.sub(r"\w+ exercises in all, \w+ hours of work", all_of_them, line)
