@@ -70,7 +70,7 @@ def token_flops(config, recompute=False):
     """FLOPs of a training step for one token, in a text of context_length tokens: a float.
 
     Three forward passes; with recomputation a fourth, of the blocks. Scores are counted for all T x T pairs.
-    Narayanan et al. 2021, section 5.1, equation 3; Kaplan et al. 2020, section 2.1.
+    Narayanan et al. 2021, section 5.1; Kaplan et al. 2020, section 2.1.
     """
     T = config.context_length
     parts = {part: count / T for part, count in forward_flops(config, 1, T).items()}
