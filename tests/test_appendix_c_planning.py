@@ -245,6 +245,36 @@ def test_the_bubble_is_that_of_a_schedule_that_ran(pp, m, v):
     assert seconds["bubble"] / (working + seconds["bubble"]) == pytest.approx(bubble(pp, m, v))
 
 
+def test_data_messages_cost_what_the_backward_pass_does_not_hide():
+    slow = A100._replace(nvlink=1e9)
+    m, layout = 6, Layout(dp=4)
+    computing = 24 * 32 * token_flops(GELU) / 4 / (0.5 * A100.peak)
+    for stage, passes, backward in ((0, 2, 1), (1, 2, 1), (2, 7, 6), (3, 18, 6)):
+        seconds = step_seconds(GELU, replace(layout, zero_stage=stage), slow, batch_size=24)
+        gradients = 2 * stage_parameters(GELU, layout, 0)
+        sending = passes * gradients * (3 / 4) / 1e9
+        hidden = computing * (2 / 3) * backward / m  # two thirds of a step are backward
+        assert seconds["compute"] == pytest.approx(computing)
+        assert seconds["data"] == pytest.approx(sending - hidden)
+    fast = A100._replace(nvlink=1e18)
+    assert step_seconds(GELU, layout, fast, batch_size=24)["data"] == 0
+
+
+def test_tensor_and_pipeline_messages_are_waited_for():
+    config = replace(GELU, n_layers=6)
+    layout = Layout(dp=1, tp=4, pp=4)
+    sent = communication(config, layout, 8)
+    seconds = step_seconds(config, layout, A100, batch_size=8)
+    assert seconds["tensor"] == pytest.approx(sent["tensor"] / A100.nvlink)
+    assert seconds["pipeline"] == pytest.approx(
+        sent["pipeline"] / (2 * A100.network)
+    )  # 16 GPUs, two machines
+    even = step_seconds(replace(config, n_layers=8), layout, A100, batch_size=8)
+    assert seconds["compute"] == pytest.approx(
+        even["compute"], rel=0.1
+    )  # two stages have 2 blocks, and set the pace
+
+
 # ---------------------------------------------------------------- published runs
 
 

@@ -41,7 +41,7 @@ def young_interval(checkpoint, mtbf):
 
 
 def daly_interval(checkpoint, mtbf):
-    """Seconds of work between checkpoints, to a higher order. Daly 2006, equation 37."""
+    """Seconds of work between checkpoints, to a higher order. Daly 2006."""
     if checkpoint >= 2 * mtbf:
         return mtbf
     small = checkpoint / (2 * mtbf)
@@ -49,5 +49,5 @@ def daly_interval(checkpoint, mtbf):
 
 
 def expected_goodput(interval, checkpoint, restart, mtbf):
-    """The share of the time that is kept in the long run, exactly. Daly 2006, section 3: its inverse."""
+    """The share of the time that is kept in the long run, exactly. Daly 2006 has its inverse."""
     return interval / mtbf * math.exp(-restart / mtbf) / math.expm1((interval + checkpoint) / mtbf)

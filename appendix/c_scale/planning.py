@@ -49,9 +49,7 @@ def gpt(d_model, n_layers, n_heads, vocab_size=50257, context_length=2048):
 def llama(d_model, n_layers, n_heads, n_kv_heads, d_ff, vocab_size=32000, context_length=4096):
     """The shape of the Llama models, as a GPTConfig. Touvron et al. 2023, Llama 2, section 2.2."""
     new = dict(norm="rmsnorm", activation="swiglu", position="rope", tie_weights=False)
-    return GPTConfig(
-        vocab_size, context_length, d_model, n_heads, n_layers, n_kv_heads, d_ff, **new
-    )
+    return GPTConfig(vocab_size, context_length, d_model, n_heads, n_layers, n_kv_heads, d_ff, **new)
 
 
 LLAMA3 = dict(vocab_size=128256, context_length=8192)
@@ -96,9 +94,7 @@ class Hardware(NamedTuple):
 
 
 HARDWARE = {  # NVIDIA's data sheets of the GPU, and of the machine in brackets
-    "T4": Hardware(
-        65e12, 15 * GIB, 16e9, 1.5625e9, price=0.5, gpus_per_node=4
-    ),  # (AWS g4dn.12xlarge)
+    "T4": Hardware(65e12, 15 * GIB, 16e9, 1.5625e9, price=0.5, gpus_per_node=4),  # (AWS g4dn.12xlarge)
     "V100": Hardware(125e12, 32 * GIB, 150e9, 6.25e9, price=1.0),  # (DGX-1: 4 x 100 Gbit/s)
     "A100-40": Hardware(312e12, 40 * GIB, 300e9, 25e9, price=1.3),  # (DGX A100: 8 x 200 Gbit/s)
     "A100": Hardware(312e12, 80 * GIB, 300e9, 25e9, price=1.75),  # (DGX A100)
@@ -119,9 +115,7 @@ class Layout:
     zero_stage: Literal[0, 1, 2, 3] = 1  # what the dp copies share out
     recompute: bool = False  # blocks keep only their input, and run forward twice
     interleave: Size = 1  # groups of blocks a stage: Narayanan et al. 2021, section 2.2.2
-    sequence_parallel: bool = (
-        True  # tp cuts the norms' inputs too: Korthikanti et al. 2022, section 4.2.2
-    )
+    sequence_parallel: bool = True  # tp cuts the norms' inputs too: Korthikanti et al. 2022, section 4.2.2
 
     def __post_init__(self):
         check_fields(self)
@@ -235,9 +229,7 @@ def communication(config, layout, batch_size):
 def link(hardware, size, stride):
     """Bytes a second for each member of a group of `size` GPUs, `stride` numbers apart."""
     together = max(1, hardware.gpus_per_node // stride)
-    return (
-        hardware.nvlink if size <= together else min(hardware.nvlink, together * hardware.network)
-    )
+    return hardware.nvlink if size <= together else min(hardware.nvlink, together * hardware.network)
 
 # %% c_planning.ipynb #32ec3f24
 def bubble(pp, micro_batches, interleave=1):
@@ -257,13 +249,12 @@ def step_seconds(config, layout, hardware, batch_size, efficiency=0.5):
     compute = flops / y.n_gpus * slowest / (efficiency * hardware.peak)
     tensor = sent["tensor"] / link(hardware, y.tp, stride=1)
     data = sent["data"] / link(hardware, y.dp, stride=y.tp)
-    behind = (
-        compute * 2 / 3 / (m if y.zero_stage < 2 else 1)
-    )  # backward passes during which data are sent
+    border = hardware.nvlink if y.n_gpus <= hardware.gpus_per_node else hardware.network
+    behind = compute * 2 / 3 / (m if y.zero_stage < 2 else 1)  # backward passes during which data are sent
     return {
         "compute": compute,
         "tensor": tensor,
-        "pipeline": sent["pipeline"] / link(hardware, y.pp, stride=y.tp * y.dp),
+        "pipeline": sent["pipeline"] / border,
         "bubble": (compute + tensor) * (y.pp - 1) / (y.interleave * m),
         "data": max(0.0, data - behind),
     }
@@ -288,10 +279,7 @@ def fault(config, layout, hardware, n_gpus, batch_size):
     rules = (
         (y.n_gpus != n_gpus, f"{gpus}, and the cluster has {n_gpus} GPUs; change one of the three"),
         (c.n_heads % y.tp, f"tp={y.tp} does not divide n_heads={c.n_heads}; take a divisor"),
-        (
-            many % few,
-            f"of tp={y.tp} and n_kv_heads={c.kv_heads} neither divides the other; change tp",
-        ),
+        (many % few, f"of tp={y.tp} and n_kv_heads={c.kv_heads} neither divides the other; change tp"),
         (
             y.pp * (y.interleave - 1) >= c.n_layers or y.pp > c.n_layers,
             f"pp={y.pp} x interleave={y.interleave} is more than the {c.n_layers} blocks; take less",
@@ -337,7 +325,7 @@ def divisors(n, limit):
 
 
 def fitting_plans(config, hardware, n_gpus, batch_size, n_tokens, efficiency=0.5, max_tp=8):
-    """All Plans of a cluster that fit, the fastest first: dp, tp, pp, zero_stage, recompute and more are tried.
+    """All Plans of a cluster that fit, the fastest first, all of them with sequence parallelism.
 
     Of plans as fast as each other the one with fewer micro-batches comes first, then the lower zero_stage.
     """
@@ -346,14 +334,11 @@ def fitting_plans(config, hardware, n_gpus, batch_size, n_tokens, efficiency=0.5
         if n_gpus % (tp * pp):
             continue
         groups = {1, math.ceil(config.n_layers / pp)} if pp > 1 else {1}
-        for zero_stage, recompute, size, v in product(
-            range(4), (False, True), (1, 2, 4, 8, 16), groups
-        ):
+        choices = product(range(4), (False, True), (1, 2, 4, 8, 16), groups)
+        for zero_stage, recompute, size, v in choices:
             layout = Layout(n_gpus // (tp * pp), tp, pp, size, zero_stage, recompute, v)
             if not fault(config, layout, hardware, n_gpus, batch_size):
-                plans.append(
-                    plan(config, layout, hardware, n_gpus, batch_size, n_tokens, efficiency)
-                )
+                plans.append(plan(config, layout, hardware, n_gpus, batch_size, n_tokens, efficiency))
 
     def rank(p):
         return -round(p.mfu, 3), p.layout.micro_batches(batch_size), p.layout.zero_stage
