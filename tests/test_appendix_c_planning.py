@@ -266,9 +266,9 @@ def test_tensor_and_pipeline_messages_are_waited_for():
     sent = communication(config, layout, 8)
     seconds = step_seconds(config, layout, A100, batch_size=8)
     assert seconds["tensor"] == pytest.approx(sent["tensor"] / A100.nvlink)
-    assert seconds["pipeline"] == pytest.approx(
-        sent["pipeline"] / (2 * A100.network)
-    )  # 16 GPUs, two machines
+    assert seconds["pipeline"] == pytest.approx(sent["pipeline"] / A100.network)  # two machines
+    inside = step_seconds(config, Layout(tp=2, pp=4), A100, batch_size=8)  # one; twice as much at tp 2
+    assert inside["pipeline"] == pytest.approx(2 * sent["pipeline"] / A100.nvlink)
     even = step_seconds(replace(config, n_layers=8), layout, A100, batch_size=8)
     assert seconds["compute"] == pytest.approx(
         even["compute"], rel=0.1
