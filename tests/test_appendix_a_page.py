@@ -171,7 +171,7 @@ def test_each_number_passes_on_once():
 
 def test_a_deep_graph_needs_no_recursion():
     deep = start = Value(1.0)
-    for _ in range(200_000):
+    for _ in range(50_000):
         deep = deep + 1.0
     deep.backward()
     assert start.grad == 1
@@ -284,7 +284,7 @@ def test_training_is_the_same_in_every_run():
 
 def test_training_learns_two_names_by_heart():
     model = tiny(d_model=8, n_layers=1)
-    losses = train(model, ["ROMEO", "ARIEL"], ALPHABET, steps=150, max_lr=0.03)
+    losses = train(model, ["ROMEO", "ARIEL"], ALPHABET, steps=80, max_lr=0.05)
     assert losses[-1] < 0.4 < losses[0]
     said = {sample(model, ALPHABET, random.Random(seed), temperature=0.2) for seed in range(12)}
     assert said == {"ROMEO", "ARIEL"}
@@ -315,27 +315,6 @@ def test_draw_takes_the_piece_on_which_the_point_falls():
 def test_what_would_go_wrong_silently_is_refused(mistake, error):
     with pytest.raises(error):
         mistake()
-
-
-def test_it_beats_the_table_of_pairs_on_names_it_never_saw(names):
-    lines, held_out = names
-    assert not set(lines) & set(held_out)
-    assert set("".join(lines)) | {"\n"} == set(ALPHABET) >= set("".join(held_out))
-
-    def stream(names):
-        text = "\n" + "\n".join(names) + "\n"
-        return SimpleNamespace(token_ids=torch.tensor([ALPHABET.index(c) for c in text]))
-
-    bigram = baseline_losses(stream(lines), stream(held_out), len(ALPHABET))["bigram"]
-    assert 2.5 < bigram < 2.8
-    model = TinyGPT(len(ALPHABET), context_length=24, d_model=16, n_heads=4, n_layers=1, d_ff=32)
-    gc.disable()  # graphs have no circles
-    try:
-        train(model, lines, ALPHABET, steps=600)
-        loss = sum(loss_of(model, [name], ALPHABET).data * (len(name) + 1) for name in held_out)
-    finally:
-        gc.enable()
-    assert loss / sum(len(name) + 1 for name in held_out) < bigram - 0.01
 
 
 # ---------------------------------------------------------------- the page, against the course's GPT
@@ -405,6 +384,36 @@ def test_five_steps_equal_the_courses():
         assert abs(loss.data - course_loss.item()) < 1e-9
         assert furthest(to_tensors(model), course.state_dict()) < 1e-9
     assert furthest(before, course.state_dict()) > 0.01
+
+
+def test_the_run_of_the_notebook_beats_the_table_of_pairs_on_names_it_never_saw(names):
+    """Made by the course's code, in a tenth of the time: the page's run is the same, step for step."""
+    lines, held_out = names
+    assert not set(lines) & set(held_out)
+    assert set("".join(lines)) | {"\n"} == set(ALPHABET) >= set("".join(held_out))
+
+    def stream(names):
+        text = "\n" + "\n".join(names) + "\n"
+        return SimpleNamespace(token_ids=torch.tensor([ALPHABET.index(c) for c in text]))
+
+    bigram = baseline_losses(stream(lines), stream(held_out), len(ALPHABET))["bigram"]
+    sizes = dict(vocab_size=28, context_length=24, d_model=16, n_heads=4, n_layers=1, d_ff=32)
+    model, course = TinyGPT(**sizes), GPT(GPTConfig(**sizes, norm="rmsnorm")).double()
+    course.load_state_dict(to_tensors(model))
+    optimizer, rng, losses = AdamW(parameter_groups(course, 0.1)), random.Random(0), []
+    for step in range(900):
+        inputs, targets = as_batch(rng.sample(lines, 2))
+        loss = cross_entropy(course(inputs), targets)
+        optimizer.zero_grad()
+        loss.backward()
+        for group in optimizer.param_groups:
+            group["lr"] = 0.01 * min(1, (step + 1) / 20) * (1 - step / 900)
+        optimizer.step()
+        losses.append(loss.item())
+    page_losses = train(model, lines, ALPHABET, 900, progress=lambda steps: range(30))
+    assert page_losses == pytest.approx(losses[:30], abs=1e-8)
+    inputs, targets = as_batch(held_out)
+    assert cross_entropy(course(inputs), targets).item() < bigram - 0.02 < math.log(28) - 0.5
 
 
 def test_initial_weights_are_as_wide_as_the_courses():
