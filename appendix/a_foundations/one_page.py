@@ -15,6 +15,7 @@ __all__ = [
     "softmax",
     "attend",
     "surprise",
+    "new_weights",
     "TinyGPT",
     "loss_of",
     "TinyAdamW",
@@ -64,44 +65,51 @@ def surprise(logits, target):
     highest = max(z.data for z in logits)
     return sum((z - highest).exp() for z in logits).log() + highest - logits[target]
 
+# %% a_one_page.ipynb #a1weights
+def new_weights(vocab_size, context_length, d_model, n_layers, d_ff, seed):
+    """{name as in the course's state_dict: rows of Values}; a vector is a single row.
+
+    Matrices are N(0, 2 / (5 d_model)), smaller where a layer writes into the stream; norms are 1.
+    """
+    rng, D, std = random.Random(seed), d_model, math.sqrt(2 / (5 * d_model))
+    small = std / math.sqrt(2 * n_layers)
+
+    def matrix(rows, columns, std=std):
+        return [[Value(rng.gauss(0, std)) for _ in range(columns)] for _ in range(rows)]
+
+    def ones():
+        return [[Value(1.0) for _ in range(D)]]
+
+    weights = {
+        "embedding.token.weight": matrix(vocab_size, D),
+        "embedding.position.weight": matrix(context_length, D),
+        "norm.weight": ones(),
+    }
+    for n in range(n_layers):
+        weights |= {
+            f"blocks.{n}.norm1.weight": ones(),
+            f"blocks.{n}.attention.q_proj.weight": matrix(D, D),
+            f"blocks.{n}.attention.k_proj.weight": matrix(D, D),
+            f"blocks.{n}.attention.v_proj.weight": matrix(D, D),
+            f"blocks.{n}.attention.out_proj.weight": matrix(D, D, small),
+            f"blocks.{n}.norm2.weight": ones(),
+            f"blocks.{n}.feed_forward.up_proj.weight": matrix(d_ff, D),
+            f"blocks.{n}.feed_forward.down_proj.weight": matrix(D, d_ff, small),
+        }
+    return weights
+
 # %% a_one_page.ipynb #35288c58
 class TinyGPT:
     """A decoder-only transformer: the course's GPT with norm="rmsnorm", and its other defaults.
 
-    weights: {name as in the course's state_dict: rows of Values}; a vector is a single row. Initial weights
-    are N(0, 2 / (5 d_model)), smaller where a layer writes into the stream.
-    ValueError for n_heads that do not divide d_model.
+    weights: see new_weights. ValueError for n_heads that do not divide d_model.
     """
 
     def __init__(self, vocab_size, context_length, d_model, n_heads, n_layers, d_ff, seed=0):
         if d_model % n_heads:
             raise ValueError(f"d_model={d_model} is not divisible by n_heads={n_heads}; choose a divisor")
         self.context_length, self.head_dim, self.n_layers = context_length, d_model // n_heads, n_layers
-        rng, D, std = random.Random(seed), d_model, math.sqrt(2 / (5 * d_model))
-        small = std / math.sqrt(2 * n_layers)
-
-        def matrix(rows, columns, std=std):
-            return [[Value(rng.gauss(0, std)) for _ in range(columns)] for _ in range(rows)]
-
-        def ones():
-            return [[Value(1.0) for _ in range(D)]]
-
-        self.weights = {
-            "embedding.token.weight": matrix(vocab_size, D),
-            "embedding.position.weight": matrix(context_length, D),
-            "norm.weight": ones(),
-        }
-        for n in range(n_layers):
-            self.weights |= {
-                f"blocks.{n}.norm1.weight": ones(),
-                f"blocks.{n}.attention.q_proj.weight": matrix(D, D),
-                f"blocks.{n}.attention.k_proj.weight": matrix(D, D),
-                f"blocks.{n}.attention.v_proj.weight": matrix(D, D),
-                f"blocks.{n}.attention.out_proj.weight": matrix(D, D, small),
-                f"blocks.{n}.norm2.weight": ones(),
-                f"blocks.{n}.feed_forward.up_proj.weight": matrix(d_ff, D),
-                f"blocks.{n}.feed_forward.down_proj.weight": matrix(D, d_ff, small),
-            }
+        self.weights = new_weights(vocab_size, context_length, d_model, n_layers, d_ff, seed)
 
     def new_cache(self):
         """Keys and values of each layer, none so far. A new line of text needs a new one."""
