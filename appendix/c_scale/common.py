@@ -4,6 +4,7 @@ Written by hand.
 """
 
 import os
+import re
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,11 +33,11 @@ VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 @contextmanager
 def process_group(timeout=60):
-    """Join the processes that torchrun started, leave them at the end: yields the device of this one.
+    """Join the processes that torchrun started, leave them at the end.
 
-    NCCL and one GPU each where this machine has enough of them, else gloo and the CPU. timeout: seconds that
-    anything may wait for another process. ConnectionError when torchrun started nothing, when the others do
-    not come, and when one of them ends or stays away.
+    NCCL and one GPU each, as PyTorch's default device, where this machine has enough of them; else gloo and
+    the CPU. timeout: seconds that anything may wait for another process. ConnectionError when torchrun
+    started nothing, when the others do not come, and when one of them ends or stays away.
     """
     missing = [name for name in VARIABLES if name not in os.environ]
     if missing:
@@ -48,13 +49,14 @@ def process_group(timeout=60):
     device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if on_gpu else "cpu")
     if on_gpu:
         torch.cuda.set_device(device)
+        torch.set_default_device(device)
     try:
         dist.init_process_group("nccl" if on_gpu else "gloo", timeout=timedelta(seconds=timeout))
-        yield device
+        yield
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):
             raise
-        reason = str(error).strip().splitlines()[0].rstrip(". ")
+        reason = re.sub(r"^\[\S*\] ", "", str(error).strip()).splitlines()[0].split(". ")[0].rstrip(".")
         master = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise ConnectionError(
             f"another process has ended or did not answer within {timeout} s (master {master}): {reason}"
@@ -81,17 +83,20 @@ class Problem:
     def model(self, device):
         """The GPT with its first weights, the same in every process."""
         torch.manual_seed(0)
-        return GPT(self.config).to(device, self.dtype)
+        with torch.device("cpu"):  # a GPU would draw other numbers
+            model = GPT(self.config)
+        return model.to(device, self.dtype)
 
     def batches(self):
         """Pairs of inputs and targets, each (B, T) int64; row b has its last b T / B targets hidden."""
-        numbers = torch.Generator().manual_seed(1)
+        numbers = torch.Generator("cpu").manual_seed(1)
         V, T, B = self.config.vocab_size, self.config.context_length, self.batch_size
         for _ in range(self.steps):
-            starts = torch.randint(V, (B, 1), generator=numbers)
-            strides = torch.randint(1, 4, (B, 1), generator=numbers)
-            ids = (starts + strides * torch.arange(T + 1)) % V  # (B, T + 1)
-            hidden = torch.arange(T) >= T - torch.arange(B)[:, None] * T // B  # (B, T)
+            starts = torch.randint(V, (B, 1), generator=numbers, device="cpu")
+            strides = torch.randint(1, 4, (B, 1), generator=numbers, device="cpu")
+            places, rows = torch.arange(T + 1, device="cpu"), torch.arange(B, device="cpu")[:, None]
+            ids = (starts + strides * places) % V  # (B, T + 1)
+            hidden = places[:-1] >= T - rows * T // B  # (B, T)
             yield ids[:, :-1], ids[:, 1:].masked_fill(hidden, -100)
 
 

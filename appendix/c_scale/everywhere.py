@@ -100,7 +100,7 @@ def definition(name, cells):
     raise NameError(f"{name}: no cell of this notebook defines it")
 
 
-def torchrun(n_processes, *arguments, patience=180):
+def torchrun(n_processes, *arguments, patience=400):
     """Start a program n_processes times on this machine; returns what it printed.
 
     arguments: a file, or "-m" and a module, and their arguments. ChildProcessError, with one line for each
@@ -137,7 +137,7 @@ def torchrun(n_processes, *arguments, patience=180):
 def reasons(errors):
     """One line for each rank that failed: what it said itself, or the signal that ended it."""
     said = sorted(set(re.findall(r"^(?:\[\w+\]:)?(rank \S+: .*)$", errors, flags=re.M)))
-    for rank, code in re.findall(r"rank\s*: (\d+) \(local_rank.*?exitcode\s*: (-\d+)", errors, flags=re.S):
+    for rank, code in re.findall(r"rank\s*: (\d+) \(local_rank: \d+\)\s*exitcode\s*: (-\d+)", errors):
         if int(code) != -signal.SIGTERM:  # which is how torchrun ends the others
             said.append(f"rank {rank}: ended by {signal.Signals(-int(code)).name}")
     return said

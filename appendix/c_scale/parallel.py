@@ -4,6 +4,7 @@
 
 from contextlib import nullcontext
 
+import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -30,7 +31,7 @@ __all__ = [
 def ring_all_reduce(lists):
     """The sum of N lists of numbers by a ring: (what each process ends with, how many numbers each sent).
 
-    lists: one for each process, of a length that N divides. Patarasuk and Yuan 2009, section 4.
+    lists: one for each process, of a length that N divides. Patarasuk and Yuan 2009.
     """
     N, size = len(lists), len(lists[0]) // len(lists)
     parts = [[numbers[i * size : (i + 1) * size] for i in range(N)] for numbers in lists]
@@ -46,8 +47,12 @@ def ring_all_reduce(lists):
     return [sum(mine, []) for mine in parts], sent
 
 # %% c_parallel.ipynb #051b6ea0
-def train(problem, way, device="cpu"):
-    """Train one model in some `way`: {"losses", "weights", "held": numbers that this process keeps}."""
+def train(problem, way):
+    """Train one model in some `way`: {"losses", "weights", "held": numbers that this process keeps}.
+
+    On PyTorch's default device. held: how many weights, and how many of AdamW's moments.
+    """
+    device = torch.get_default_device()
     model = problem.model(device)
     module, backward, weights = way(model)
     mine = set(module.parameters())

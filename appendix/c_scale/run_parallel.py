@@ -8,6 +8,7 @@ Written by hand: it joins the processes, hands them to the methods of the notebo
 
 import argparse
 from functools import partial
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -38,9 +39,9 @@ def run(options):
         MODELS[options.model], options.batch_size, options.steps, dtype=getattr(torch, options.precision)
     )
     results = {}
-    with process_group(options.timeout) as device:
+    with process_group(options.timeout):
         for name in options.methods:
-            result = train(problem, METHODS[name], device)
+            result = train(problem, METHODS[name])
             held = [None] * dist.get_world_size()
             dist.all_gather_object(held, result["held"])
             results[name] = result | {"held": held}
@@ -59,7 +60,13 @@ def parse(arguments=None):
     parser.add_argument("--precision", choices=("float64", "float32"), default="float64")
     parser.add_argument("--timeout", type=int, default=60, help="seconds to wait for another process")
     parser.add_argument("--out", help="file for the results, written by rank 0")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.out and not Path(options.out).resolve().parent.is_dir():
+        parser.error(f"--out {options.out}: its folder does not exist; make it first")
+    for name in ("steps", "batch_size", "timeout"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} {getattr(options, name)}: expected 1 or more")
+    return options
 
 
 if __name__ == "__main__":
