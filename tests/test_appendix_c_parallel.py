@@ -143,16 +143,6 @@ def test_the_program_names_a_world_size_that_does_not_divide():
         torchrun(2, *MODULE, "--methods", "data", "--batch-size", 7)
 
 
-def alone(environment=(), code="", timeout=90):
-    """One process without torchrun: (status, what it wrote on stderr)."""
-    clean = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
-    command = [sys.executable, *(("-c", code) if code else (*MODULE, "--methods", "data", "--timeout", "2"))]
-    done = subprocess.run(
-        command, cwd=ROOT, env=clean | dict(environment), capture_output=True, text=True, timeout=timeout
-    )
-    return done.returncode, done.stderr
-
-
 def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -173,14 +163,7 @@ def test_no_rendezvous(monkeypatch):
             pass
 
 
-def test_a_master_that_does_not_answer():
-    settings = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
-    status, errors = alone(settings)
-    assert status == 1
-    assert re_line(errors, "rank 1: ConnectionError: ") and settings["MASTER_PORT"] in errors
-
-
-def re_line(text, start):
+def lines_from(text, start):
     return [line for line in text.splitlines() if line.startswith(start)]
 
 
@@ -189,7 +172,7 @@ import os, signal, torch
 import torch.distributed as dist
 from appendix.c_scale.common import named_exit, process_group
 try:
-    with process_group(timeout=20):
+    with process_group(timeout=int(os.environ.get("TIMEOUT", 30))):
         for step in range(3):
             dist.all_reduce(torch.ones(2))
             if step == 1 and dist.get_rank() == 1:
@@ -199,35 +182,41 @@ except Exception as error:
 """
 
 
+def started(rank, port):
+    """A process of two, started without torchrun, which would end it itself when the other fails."""
+    settings = {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return subprocess.Popen(
+        [sys.executable, "-c", DYING], cwd=ROOT, env=os.environ | settings, stderr=subprocess.PIPE, text=True
+    )
+
+
+def test_a_master_that_does_not_answer(monkeypatch):
+    monkeypatch.setenv("TIMEOUT", "2")
+    port = free_port()
+    process = started(1, port)
+    errors = process.communicate(timeout=90)[1]
+    assert process.returncode == 1
+    (line,) = lines_from(errors, "rank 1: ConnectionError: another process")
+    assert f"did not answer within 2 s (master 127.0.0.1:{port})" in line
+
+
 def test_a_rank_that_dies_ends_the_others_with_a_named_error():
-    """Without torchrun, which would end them itself."""
-    port, processes = free_port(), []
-    for rank in range(2):
-        settings = {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        processes.append(
-            subprocess.Popen(
-                [sys.executable, "-c", DYING],
-                cwd=ROOT,
-                env=os.environ | settings,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
+    port = free_port()
+    processes = [started(rank, port) for rank in range(2)]
     errors = [process.communicate(timeout=90)[1] for process in processes]
     assert [process.returncode for process in processes] == [1, -signal.SIGKILL]
-    assert re_line(errors[0], "rank 0: ConnectionError: another process has ended")
+    assert lines_from(errors[0], "rank 0: ConnectionError: another process has ended")
 
 
-def test_torchrun_loses_patience_and_leaves_none_running(tmp_path):
-    script = tmp_path / "sleeping.py"
-    script.write_text(
-        f"import os, time; open('{tmp_path}/pid', 'w').write(str(os.getpid())); time.sleep(600)"
-    )
-    with pytest.raises(ChildProcessError, match="not done after 15 s"):
-        torchrun(1, script, patience=15)
-    pid = int((tmp_path / "pid").read_text())
+def test_torchrun_loses_patience_and_leaves_none_running(tmp_path, monkeypatch):
+    python = tmp_path / "python"  # in the place of torchrun: says who it is, and sleeps
+    python.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nexec sleep 600\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    with pytest.raises(ChildProcessError, match="not done after 5 s"):
+        torchrun(1, "any.py", patience=5)
     with pytest.raises(ProcessLookupError):
-        os.kill(pid, 0)
+        os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
 def test_reasons_are_read_from_what_torchrun_writes():
