@@ -25,7 +25,7 @@ HAND_WRITTEN = {
     *("config.py", "curves.py", "files.py", "finite.py", "folder.py", "interrupts.py", "machines.py"),
     *("resuming.py", "inference.py", "assembly.py", "texts.py", "folders.py", "terminal.py", "gpt.py"),
     *("model_settings.py", "model_folder.py", "checking.py", "pieces.py", "fitting.py", "rebuilding.py"),
-    "train_distributed.py",
+    *("train_distributed.py", "distributed_trainer.py", "ranks.py", "shards.py"),
 }
 NO_CODE = {
     tokenize.COMMENT,
