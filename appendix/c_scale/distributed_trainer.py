@@ -1,6 +1,7 @@
 """Chapter 5's Trainer on many ranks: each step takes the same windows, shared out. Written by hand."""
 
 import contextlib
+import shutil
 import time
 from dataclasses import replace
 
@@ -151,6 +152,8 @@ class FirstRanksFolder(RunFolder):
     @contextlib.contextmanager
     def writing(self, state):
         with alone_in(self.path):
+            for left in (self.path / "shards").glob("*.tmp"):  # by a run that was killed while it saved
+                shutil.rmtree(left)
             write_history(self.path, state.history)  # without what came after the checkpoint
             with tensorboard(self.path / "tensorboard", state.step + 1) as self.draw:
                 yield

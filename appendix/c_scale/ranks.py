@@ -8,6 +8,8 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from .previous_chapters import pick_device
+
 NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # torchrun sets them in each process
 LOST = ("onnection closed", "onnection reset", "onnection refused", "gloo", "roken pipe", "NCCL", "imed out")
 
@@ -30,9 +32,9 @@ class Ranks:
         mine = torch.tensor(numbers, dtype=torch.float64)
         if self.size == 1:
             return mine.unsqueeze(0)
-        table = mine.new_empty(self.size * len(numbers))
-        dist.all_gather_into_tensor(table, mine)
-        return table.view(self.size, -1)
+        table = [torch.empty_like(mine) for _ in range(self.size)]
+        dist.all_gather(table, mine)
+        return torch.stack(table)
 
     def objects(self, value):
         """The values of every rank, which pickle can hold, as a list."""
@@ -118,10 +120,12 @@ def device_of_rank(device, size, local):
 def meet(device, timeout):
     """Wait until all ranks are there; returns the Ranks. ConnectionError after `timeout` seconds.
 
-    Tensors on the CPU go by gloo and those on GPUs by NCCL.
+    device: a name, as in TrainConfig. Tensors on the CPU go by gloo and those on GPUs by NCCL.
     """
     rank, size, local = rank_here()
-    device = device_of_rank(device, size, local)
+    if size > 1 and local < torch.cuda.device_count():
+        torch.cuda.set_device(local)  # or each process would also take a little of the first GPU
+    device = device_of_rank(pick_device(device), size, local)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if size == 1:

@@ -34,12 +34,12 @@ from .previous_chapters import (
     weights_of,
     write_whole,
 )
-from .ranks import Ranks
+from .ranks import Ranks, ToldByAll
 
 RECORD, INDEX = "record.json", ".metadata"
 
 
-class DamagedShards(ValueError):
+class DamagedShards(ToldByAll):
     """A folder that is not a whole checkpoint: a file is missing or was altered."""
 
 
@@ -121,11 +121,21 @@ def save_shards(run_dir, state, config, texts, ranks):
         if ranks.first:
             record = record_of(state, config, texts, ranks.size)
             record["files"] = {name: facts for part in digests for name, facts in part.items()}
-            write_whole(part / RECORD, json.dumps(record).encode())
+            write_record(part, record)
             shutil.rmtree(path, ignore_errors=True)  # of the same step, and damaged, or it would not be made
             os.rename(part, path)
             best = state.best and state.best["step"]
             delete_older_shards(run_dir, state.step, config.keep_checkpoints, best)
+
+
+def write_record(path, record):
+    """record.json of a checkpoint, with a digest of itself."""
+    text = json.dumps({"sha256": digest_of_record(record), "record": record})
+    write_whole(path / RECORD, text.encode())
+
+
+def digest_of_record(record):
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def digest_of(file):
@@ -148,10 +158,14 @@ def delete_older_shards(run_dir, step, keep, best):
 def read_record(path):
     """The record of a sharded checkpoint. DamagedShards when it is missing or cannot be read."""
     try:
-        record = json.loads((path / RECORD).read_text(encoding="utf-8"))
-        return record if record["files"] else {}["files"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DamagedShards(f"{path / RECORD} is missing or damaged ({type(error).__name__})") from None
+        read = json.loads((path / RECORD).read_text(encoding="utf-8"))
+        if digest_of_record(read["record"]) != read["sha256"]:
+            raise ValueError("its bytes were altered")
+        return read["record"]
+    except FileNotFoundError:
+        raise DamagedShards(f"{path / RECORD} is missing") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedShards(f"{path / RECORD} is damaged ({error})") from None
 
 
 def check_whole(path, record, ranks):
@@ -215,7 +229,8 @@ def load_shards(path, record, state, config, ranks):
     """
     weights = weights_of(state.model)
     there = {name: torch.empty(shape, device="meta") for name, shape in record["shapes"].items()}
-    check_same_model({"model": record["model"], "weights": there}, weights, state.model.config, path)
+    with ranks.together():
+        check_same_model({"model": record["model"], "weights": there}, weights, state.model.config, path)
     for name, parts in record["optimizer"].items():
         memory = {key: torch.zeros_like(weights[name]) if v is None else v for key, v in parts.items()}
         if memory:

@@ -27,6 +27,7 @@ from .previous_chapters import (
     Positive,
     TokenDataset,
     TrainCommand,
+    TrainConfig,
     check_compiler,
     check_length,
     check_unchanged,
@@ -38,7 +39,6 @@ from .previous_chapters import (
     load_texts,
     new_run_folder,
     on_one_line,
-    pick_device,
     prepare_streams,
     preset_settings,
     record_texts,
@@ -72,7 +72,7 @@ PROGRAM = "appendix.c_scale.train_distributed"
 
 @dataclass(frozen=True)
 class DistributedCommand(TrainCommand):
-    """Train a GPT on all processes that torchrun starts. A step's batch_size x grad_accum windows are shared out."""
+    """Train a GPT on all processes that torchrun starts: they share out the windows of each step."""
 
     # none: each process holds the whole model (DDP); full: a part of it (fully_shard)
     shard: Literal["none", "full"] = "none"
@@ -81,8 +81,7 @@ class DistributedCommand(TrainCommand):
     timeout: Positive = 600.0  # seconds that a process waits for another
 
     def run(self):
-        device = pick_device(self.train.device)
-        ranks = meet(device, self.timeout)
+        ranks = meet(self.train.device, self.timeout)
         out = Lasting(sys.stdout if ranks.first else open(os.devnull, "w"))
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(Lasting(sys.stderr)):
             trainer, prepared = self.trainer(ranks)
@@ -100,12 +99,13 @@ class DistributedCommand(TrainCommand):
         mine = [asdict(self.model), asdict(self.train), self.shard]
         with ranks.together():
             check_same_options(mine, ranks.share(mine))
-        prepared = None
+        prepared = settings = None
         with ranks.together():
             if ranks.first:
-                prepared = self.prepare()
-        settings = prepared and (prepared[0], prepared[1], prepared[2], len(all_paths(prepared[0])) > 0)
-        run, model_config, config, goes_on = ranks.share(settings)
+                prepared = run, model, config, *_ = self.prepare()
+                settings = run, asdict(model), asdict(config), bool(all_paths(run))
+        run, model, config, goes_on = ranks.share(settings)
+        model, config = GPTConfig(**model), TrainConfig(**config)
         with ranks.together():
             if not run.is_dir():
                 why = "every machine must see the folder of the run; name one with --run-dir"
@@ -115,9 +115,9 @@ class DistributedCommand(TrainCommand):
         for stream in streams:
             facts = ranks.share(stream and (stream.n_bytes, stream.name))
             ids = ranks.share_ids(stream and stream.token_ids)
-            data.append(TokenDataset(ids, model_config.context_length, *facts))
+            data.append(TokenDataset(ids, model.context_length, *facts))
         torch.manual_seed(config.seed)
-        trainer = DistributedTrainer(GPT(model_config), config, *data, run, ranks, self.shard)
+        trainer = DistributedTrainer(GPT(model), config, *data, run, ranks, self.shard)
         if goes_on:
             trainer.resume()
         return trainer, prepared and prepared[4:]
@@ -130,6 +130,9 @@ class DistributedCommand(TrainCommand):
             texts = texts_of_run(run, self.text, self.held_out)
             tokenizer = BPETokenizer.load(run / "tokenizer.json")
             print(f"Going on with {run} after step {record['step']}.")
+            if record["step"] >= config.steps and "resume" in self.typed:
+                step = f"{run} is at step {record['step']} already"
+                raise ValueError(f"{step}; to go on ask for more, with --steps")
         else:
             texts = load_texts(self.text, self.held_out)
         print(*texts.remarks, sep="\n", end="\n" if texts.remarks else "")
@@ -185,7 +188,7 @@ def train(trainer, shard):
 
 
 def finish(trainer, model, tokenizer, texts):
-    """On rank 0, when the others have gone: checkpoints for the single-process program; chapter 6's report."""
+    """On rank 0, when the others have gone: checkpoints for one process, and chapter 6's report."""
     run = trainer.run_dir
     export(run)
     model, _ = load_run(run, str(trainer.ranks.device))
@@ -282,7 +285,11 @@ def main(arguments=None):
     matplotlib.use("Agg")
     rank, local = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))
     with warnings.catch_warnings():
-        for known in ("Glyph .* missing from", ".*torch.distributed is disabled", ".*assuming the intent is"):
+        for known in (
+            "Glyph .* missing from",
+            ".*torch.distributed. is disabled",
+            ".broadcast_buffers. is dep",
+        ):
             warnings.filterwarnings("ignore", known)
         warnings.showwarning = lambda message, *_, **__: rank or say(f"warning: {on_one_line(message)}")
         try:
