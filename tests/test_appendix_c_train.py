@@ -18,7 +18,7 @@ from torch.distributed import TCPStore
 from appendix.c_scale.distributed_trainer import check_divisible, micro_batches
 from appendix.c_scale.ranks import Ranks, rank_here
 from appendix.c_scale.shards import read_record, shard_paths, write_record
-from appendix.c_scale.train_distributed import export
+from appendix.c_scale.train_distributed import export, parse
 from ch05_training.data import TokenDataset
 from ch05_training.files import read_checkpoint
 from ch05_training.folder import checkpoint_paths
@@ -56,6 +56,17 @@ def start(job):
             resource.setrlimit(resource.RLIMIT_FSIZE, (job["limit"], job["limit"]))
         if not job["report"]:  # which takes longer than the training
             train_distributed.report = lambda *_: None
+        if job["eager"]:  # traced and run as it is: Inductor takes a minute
+            train_distributed.check_compiler = lambda device: None
+            compile = torch.nn.Module.compile
+            torch.nn.Module.compile = lambda module: compile(module, backend="eager")
+        if job["dies"]:
+            step = train_distributed.DistributedTrainer.take_step
+            def take_step(self, asked):
+                if self.state.step == job["dies"]:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return step(self, asked)
+            train_distributed.DistributedTrainer.take_step = take_step
         main(job["arguments"])
         code = 0
     except SystemExit as stopped:
@@ -90,7 +101,7 @@ def ranks(tmp_path_factory):
     with subprocess.Popen([sys.executable, "-c", SERVER], **pipes) as server:
         assert server.stdout.readline() == "ready\n"
 
-        def run(arguments, size, env=(), others=(), limits=None, report=False):
+        def run(arguments, size, env=(), others=(), limits=None, report=False, eager=False, dies=None):
             store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
             shared = dict(WORLD_SIZE=str(size), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(store.port))
             shared |= dict(TORCHELASTIC_USE_AGENT_STORE="True", TORCHELASTIC_RESTART_COUNT="0") | dict(env)
@@ -102,6 +113,8 @@ def ranks(tmp_path_factory):
                     log=str(log),
                     limit=(limits or {}).get(rank),
                     report=report,
+                    eager=eager,
+                    dies=(dies or {}).get(rank),
                 )
                 for rank, log in enumerate(logs)
             ]
@@ -206,6 +219,14 @@ def test_one_rank_drops_out_what_one_process_does(ranks, text, tmp_path):
     codes, said = ranks([*arguments, "--run-dir", tmp_path / "run"], 1)
     assert codes == [0], said
     assert_same_history(tmp_path / "run", next((tmp_path / "single").iterdir()), 0)
+
+
+@pytest.mark.parametrize("shard", ["none", "full"])
+def test_compiled_blocks_give_the_same_losses(ranks, text, single, tmp_path, shard):
+    arguments = [*TINY, "--text", text, "--run-dir", tmp_path / "run", "--shard", shard, "--compile"]
+    codes, said = ranks(arguments, 2, eager=True)
+    assert codes == [0, 0], said
+    assert_same_history(tmp_path / "run", single)
 
 
 def test_float16_with_its_scaler(ranks, text, tmp_path):
@@ -418,6 +439,25 @@ def test_a_missing_rendezvous(ranks, monkeypatch):
     said = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert result.returncode == 2 and len(said) == 1, result.stderr
     assert "rank 1 of 2 did not meet the others at 127.0.0.1:1 within 2 s" in said[0]
+
+
+def test_a_rank_that_dies_is_missed_by_the_others(ranks, text, tmp_path):
+    arguments = [*TINY, "--text", text, "--run-dir", tmp_path / "run", "--checkpoint-every", "5"]
+    codes, said = ranks(arguments, 2, dies={1: 7})
+    assert codes == [1, -9] and "error: rank 0 lost the connection to another" in said, said
+    assert "Traceback" not in said
+    assert [path.name for path in shard_paths(tmp_path / "run")] == ["step-000005"]
+
+
+@pytest.mark.parametrize("options, name", [([], "job-7"), (["--out", "o"], "o"), (["--run-dir", "r"], "r")])
+def test_a_restart_finds_its_folder_by_the_name_that_torchrun_has(monkeypatch, options, name):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job-7")
+    assert name in parse(["train", *options]).resume.parts
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    assert parse(["train"]).resume is None
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
+    with pytest.raises(ValueError, match="after a restart .* --run-dir"):
+        parse(["train"])
 
 
 def test_a_full_disk_under_one_rank(ranks, text, tmp_path):

@@ -119,7 +119,10 @@ class DistributedCommand(TrainCommand):
         torch.manual_seed(config.seed)
         trainer = DistributedTrainer(GPT(model), config, *data, run, ranks, self.shard)
         if goes_on:
-            trainer.resume()
+            step = trainer.resume().state.step
+            if step >= config.steps and "resume" in self.typed:
+                raise ToldByAll(f"{run} is at step {step} already; to go on ask for more, with --steps")
+            print(f"Going on with {run} after step {step}.")
         return trainer, prepared and prepared[4:]
 
     def prepare(self):
@@ -129,10 +132,6 @@ class DistributedCommand(TrainCommand):
         if record is not None:
             texts = texts_of_run(run, self.text, self.held_out)
             tokenizer = BPETokenizer.load(run / "tokenizer.json")
-            print(f"Going on with {run} after step {record['step']}.")
-            if record["step"] >= config.steps and "resume" in self.typed:
-                step = f"{run} is at step {record['step']} already"
-                raise ValueError(f"{step}; to go on ask for more, with --steps")
         else:
             texts = load_texts(self.text, self.held_out)
         print(*texts.remarks, sep="\n", end="\n" if texts.remarks else "")
@@ -279,21 +278,25 @@ def parse(arguments):
     return tyro.cli(Program, prog=f"python -m {PROGRAM}", args=arguments).command
 
 
+@contextlib.contextmanager
+def silent():
+    """Inside, nothing is said."""
+    with open(os.devnull, "w") as nowhere:
+        with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+            yield
+
+
 def main(arguments=None):
     """Run a command. An error is one sentence on standard error, of one rank, and exit code 2."""
     prepare_streams()
     matplotlib.use("Agg")
     rank, local = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))
     with warnings.catch_warnings():
-        for known in (
-            "Glyph .* missing from",
-            ".*torch.distributed. is disabled",
-            ".broadcast_buffers. is dep",
-        ):
+        for known in ("Glyph .* missing from", "torch.distributed is disabled", "`broadcast_buffers`"):
             warnings.filterwarnings("ignore", known)
         warnings.showwarning = lambda message, *_, **__: rank or say(f"warning: {on_one_line(message)}")
         try:
-            with contextlib.redirect_stderr(open(os.devnull, "w")) if local else contextlib.nullcontext():
+            with silent() if local else contextlib.nullcontext():
                 command = parse(sys.argv[1:] if arguments is None else arguments)
             rank_here()
         except (ValueError, OSError) as error:  # each process has it: one of each machine says it
