@@ -16,7 +16,7 @@ import torch
 from torch.distributed import TCPStore
 
 from appendix.c_scale.distributed_trainer import check_divisible, micro_batches
-from appendix.c_scale.ranks import Ranks, rank_here
+from appendix.c_scale.ranks import Ranks, rank_here, warn_of_shared_store
 from appendix.c_scale.shards import read_record, shard_paths, write_record
 from appendix.c_scale.train_distributed import export, parse
 from ch05_training.data import TokenDataset
@@ -438,7 +438,7 @@ def test_a_missing_rendezvous(ranks, monkeypatch):
     )
     said = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert result.returncode == 2 and len(said) == 1, result.stderr
-    assert "rank 1 of 2 did not meet the others at 127.0.0.1:1 within 2 s" in said[0]
+    assert "rank 1 of 2 did not meet the others at 127.0.0.1:1 " in said[0] and "2 s: --timeout" in said[0]
 
 
 def test_a_rank_that_dies_is_missed_by_the_others(ranks, text, tmp_path):
@@ -458,6 +458,21 @@ def test_a_restart_finds_its_folder_by_the_name_that_torchrun_has(monkeypatch, o
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
     with pytest.raises(ValueError, match="after a restart .* --run-dir"):
         parse(["train"])
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_store_that_keeps_dead_addresses_is_warned_of(monkeypatch):
+    several = dict(WORLD_SIZE="4", LOCAL_WORLD_SIZE="2", TORCHELASTIC_MAX_RESTARTS="3")
+    for name, value in (several | dict(TORCHELASTIC_USE_AGENT_STORE="True")).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserWarning, match="several machines will fail.*TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"):
+        warn_of_shared_store()
+    for name, value in dict(LOCAL_WORLD_SIZE="4", TORCHELASTIC_MAX_RESTARTS="0").items():
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            warn_of_shared_store()
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "False")
+    warn_of_shared_store()
 
 
 def test_a_full_disk_under_one_rank(ranks, text, tmp_path):

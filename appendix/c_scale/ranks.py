@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import warnings
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -104,6 +105,18 @@ def rank_here():
     return rank, int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_RANK", rank))
 
 
+def warn_of_shared_store():
+    """A warning when torchrun could not restart processes on several machines: PyTorch issue 135712.
+
+    By default its agents keep one store for all attempts, where a new process finds the addresses of dead ones.
+    """
+    size, here = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if size > here and shared and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")):
+        setting = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"
+        warnings.warn(f"a restart on several machines will fail; start torchrun with {setting}", stacklevel=2)
+
+
 def device_of_rank(device, size, local):
     """The device of a rank: of several GPUs, that whose number is the rank on this machine."""
     if size == 1:
@@ -130,6 +143,7 @@ def meet(device, timeout):
         torch.cuda.set_device(device)
     if size == 1:
         return Ranks(device=device)
+    warn_of_shared_store()
     try:
         seconds = timedelta(seconds=timeout)
         store, _, _ = next(dist.rendezvous("env://", rank, size, timeout=seconds))
@@ -137,8 +151,8 @@ def meet(device, timeout):
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=seconds)
     except (RuntimeError, ValueError) as error:
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        why = f"rank {rank} of {size} did not meet the others at {where} within {timeout:g} s"
-        way_out = "start all of them, each with that address, or wait longer: --timeout"
+        why = f"rank {rank} of {size} did not meet the others at {where}"
+        way_out = f"start all of them, each with that address, or wait longer than {timeout:g} s: --timeout"
         raise ConnectionError(f"{why} ({first_line(error)}); {way_out}") from None
     return Ranks(rank, size, device)
 

@@ -308,7 +308,8 @@ def main(arguments=None):
         except (ValueError, OSError, FloatingPointError) as error:
             known_to_all = isinstance(error, ToldByAll | FloatingPointError)
             if rank == 0 or not known_to_all:
-                say(f"error: {'' if rank == 0 else f'rank {rank}: '}{on_one_line(error)}")
+                named = rank == 0 or isinstance(error, ConnectionError)
+                say(f"error: {'' if named else f'rank {rank}: '}{on_one_line(error)}")
             sys.exit(2)
         except RuntimeError as error:
             if not is_loss_of_a_rank(error):
