@@ -108,7 +108,7 @@ def rank_here():
 def warn_of_shared_store():
     """A warning when torchrun could not restart processes on several machines: PyTorch issue 135712.
 
-    By default its agents keep one store for all attempts, where a new process finds the addresses of dead ones.
+    By default its agents keep one store for all attempts, in which new processes find addresses of dead ones.
     """
     size, here = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
     shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
