@@ -79,7 +79,7 @@ def start(job):
         os._exit(code)
 
 for line in sys.stdin:
-    jobs, codes, end = json.loads(line), {{}}, time.monotonic() + 100
+    jobs, codes, end = json.loads(line), {{}}, time.monotonic() + 240
     pids = [start(job) for job in jobs]
     while len(codes) < len(pids):
         for pid in set(pids) - set(codes):
