@@ -147,6 +147,8 @@ def meet(device, timeout):
     try:
         seconds = timedelta(seconds=timeout)
         store, _, _ = next(dist.rendezvous("env://", rank, size, timeout=seconds))
+        if os.environ.get("LOCAL_WORLD_SIZE") == str(size):  # one torchrun, whose store outlives a restart
+            store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=seconds)
     except (RuntimeError, ValueError) as error:
