@@ -13,7 +13,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from .previous_chapters import GPT, GPTConfig
+from ch04_transformer.transformer import GPT, GPTConfig
 
 SMALL = dict(vocab_size=64, context_length=16, d_model=32, n_layers=4)
 MODELS = {

@@ -10,8 +10,10 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+from ch05_training.optimization import AdamW, parameter_groups
+from ch05_training.step import summed_loss
+
 from .common import count, full_weights
-from .previous_chapters import AdamW, parameter_groups, summed_loss
 
 __all__ = [
     "ring_all_reduce",

@@ -7,9 +7,10 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B
 
+from ch05_training.optimization import cross_entropy
+
 from .common import collected_weights
 from .parallel import my_rows, sum_gradients, total
-from .previous_chapters import cross_entropy
 from .tensor_parallel import grid
 
 __all__ = [

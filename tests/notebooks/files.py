@@ -25,7 +25,8 @@ HAND_WRITTEN = {
     *("config.py", "curves.py", "files.py", "finite.py", "folder.py", "interrupts.py", "machines.py"),
     *("resuming.py", "inference.py", "assembly.py", "texts.py", "folders.py", "terminal.py", "gpt.py"),
     *("model_settings.py", "model_folder.py", "checking.py", "pieces.py", "fitting.py", "rebuilding.py"),
-    *("common.py", "everywhere.py", "run_parallel.py", "train_distributed.py"),
+    *("common.py", "everywhere.py", "run_parallel.py"),
+    *("train_distributed.py", "distributed_trainer.py", "ranks.py", "shards.py"),
 }
 NO_CODE = {
     tokenize.COMMENT,
