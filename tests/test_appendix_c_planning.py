@@ -527,6 +527,12 @@ def test_daly_is_nearer_to_the_exact_optimum_than_young(C, M):
     assert daly_interval(3 * M, M) == M
 
 
+@pytest.mark.parametrize(("hours", "minutes"), [(24, 117), (6, 57), (0.25, 9.1)])
+def test_dalys_interval_is_that_of_his_figures(hours, minutes):
+    """Daly 2006, captions of figures 3 to 5: a checkpoint of 5 minutes."""
+    assert daly_interval(300, hours * 3600) / 60 == pytest.approx(minutes, abs=0.5 if minutes > 10 else 0.05)
+
+
 def test_the_rate_of_failures_is_the_published_one():
     assert mean_time_between_failures(16384) / 3600 == pytest.approx(54 * 24 / 419)
     assert mean_time_between_failures(1024) == 16 * mean_time_between_failures(16384)
