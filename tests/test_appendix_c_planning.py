@@ -136,6 +136,16 @@ def test_activations_are_those_that_pytorch_keeps(config):
     assert a_token == pytest.approx(formula, rel=0.1)
 
 
+def test_the_last_stage_keeps_what_korthikanti_says():
+    """Section 4.3: input and output of the last norm, and logits in 32 bits: 4 D + 4 V, over tp."""
+    blocks = layer_activations(GELU, Layout(tp=4)) * GELU.n_layers
+    parts = stage_memory(GELU, Layout(tp=4), 1, 0)
+    assert parts["activations"] == pytest.approx(32 * (blocks + 4 * (64 + 100) / 4))
+    whole = Layout(tp=4, sequence_parallel=False)
+    blocks = layer_activations(GELU, whole) * GELU.n_layers
+    assert stage_memory(GELU, whole, 1, 0)["activations"] == pytest.approx(32 * (blocks + 4 * (64 + 100 / 4)))
+
+
 def random_layouts(n, seed=0):
     generator = random.Random(seed)
     for _ in range(n):
@@ -166,6 +176,44 @@ def test_a_stage_holds_as_many_micro_batches_as_a_schedule_has_begun():
             parts = stage_memory(config, Layout(pp=pp), m, stage)
             one = layer_activations(config, Layout(pp=pp)) * config.context_length
             assert parts["activations"] == pytest.approx(begun * one)
+
+
+def interleaved_orders(pp, m, v):
+    """The work of each stage, [(kind, group, piece)], as Megatron's schedules.py sets it up for v groups."""
+    forward = [(g, turn * pp + i) for turn in range(m // pp) for g in range(v) for i in range(pp)]
+    backward = [(v - 1 - g, i) for g, i in forward]
+    for stage in range(pp):
+        warm_up = min(m * v, 2 * (pp - stage - 1) + (v - 1) * pp)
+        steady = [work for pair in zip(forward[warm_up:], backward) for work in zip("fb", pair)]
+        ends = backward[m * v - warm_up :]
+        yield [("f", w) for w in forward[:warm_up]] + steady + [("b", w) for w in ends]
+
+
+@pytest.mark.parametrize(("pp", "m", "v"), [(4, 8, 2), (4, 8, 3), (2, 8, 4), (8, 16, 4)])
+def test_an_interleaved_stage_holds_what_its_schedule_has_begun(pp, m, v):
+    orders = list(interleaved_orders(pp, m, v))
+    done, free, at = {}, [0] * pp, [0] * pp
+    for _ in range(2 * m * v * pp):  # the schedule runs to its end, without waiting in a circle, and in time
+        for stage, order in enumerate(orders):
+            while at[stage] < len(order):
+                kind, (group, piece) = order[at[stage]]
+                k = group * pp + stage
+                forward = [("f", k - 1, piece)] if k else []
+                backward = [("f", k, piece)] + ([("b", k + 1, piece)] if k < v * pp - 1 else [])
+                needed = forward if kind == "f" else backward
+                if not all(work in done for work in needed):
+                    break
+                free[stage] = max([free[stage]] + [done[work] for work in needed]) + 1
+                done[kind, k, piece], at[stage] = free[stage], at[stage] + 1
+    assert len(done) == 2 * m * v * pp and 1 - 2 * m * v / max(free) == pytest.approx(bubble(pp, m, v))
+
+    config = replace(GELU, n_layers=pp * v)
+    one = layer_activations(config, Layout()) * config.context_length
+    for stage, order in enumerate(orders[:-1]):  # the last has the logits as well
+        kinds = "".join(kind for kind, _ in order)
+        begun = max(kinds[:i].count("f") - kinds[:i].count("b") for i in range(len(kinds) + 1))
+        parts = stage_memory(config, Layout(pp=pp, interleave=v), m, stage)
+        assert parts["activations"] == pytest.approx(begun * one)
 
 
 # ---------------------------------------------------------------- wires
@@ -294,7 +342,7 @@ LLAMA1_MFU = 380 * token_flops(MODELS["Llama 1 65B"]) / A100.peak  # LLaMA, sect
         (sum(parameter_formula(LARGEST).values()), 405e9),  # Dubey et al. 2024, section 1
         (flops_run("Llama 3 405B", 15.6e12), 3.8e25),
         (flops_run("GPT-2 124M", 10e9) / (8 * A100.peak * 0.6) / 60, 90),  # llm.c, discussion 481
-        (flops_run("GPT-2 350M", 31.5e9) / (8 * A100.peak * 0.6) / 3600, 14),
+        (flops_run("GPT-2 350M", 31.5e9) / (8 * A100.peak * 0.6) / 3600, 13.7),  # its run_gpt2_350M.sh
         (flops_run("Llama 2 7B", 2e12) / (A100.peak * LLAMA1_MFU) / 3600, 184_320),  # Llama 2, table 2
         (flops_run("Llama 2 13B", 2e12) / (A100.peak * LLAMA1_MFU) / 3600, 368_640),
         (flops_run("Llama 2 70B", 2e12) / (A100.peak * LLAMA1_MFU) / 3600, 1_720_320),
@@ -306,19 +354,20 @@ def test_published_runs_from_their_flops(predicted, stated):
 
 
 @pytest.mark.parametrize(
-    ("shape", "tp", "pp", "gpus", "batch", "teraflops"),  # Narayanan et al. 2021, table 1
+    ("shape", "tp", "pp", "gpus", "batch", "texts", "groups", "teraflops"),
+    # Narayanan et al. 2021, table 1; micro-batches and groups: Megatron-LM, examples/sc21/run_table_1.sh
     [
-        ((2304, 24, 24), 1, 1, 32, 512, 137),
-        ((4096, 36, 32), 4, 1, 128, 512, 142),
-        ((8192, 48, 64), 8, 2, 512, 1536, 138),
-        ((12288, 80, 96), 8, 8, 1536, 2304, 148),
-        ((20480, 105, 128), 8, 35, 2520, 2520, 163),
-        ((25600, 128, 160), 8, 64, 3072, 3072, 163),
+        ((2304, 24, 24), 1, 1, 32, 512, 16, 1, 137),
+        ((4096, 36, 32), 4, 1, 128, 512, 16, 1, 142),
+        ((8192, 48, 64), 8, 2, 512, 1536, 4, 1, 138),
+        ((12288, 80, 96), 8, 8, 1536, 2304, 2, 2, 148),
+        ((20480, 105, 128), 8, 35, 2520, 2520, 1, 3, 163),
+        ((25600, 128, 160), 8, 64, 3072, 3072, 1, 1, 163),
     ],
 )
-def test_megatrons_speed_from_its_layouts(shape, tp, pp, gpus, batch, teraflops):
+def test_megatrons_speed_from_its_layouts(shape, tp, pp, gpus, batch, texts, groups, teraflops):
     config = gpt(*shape, vocab_size=51200)
-    layout = Layout(gpus // (tp * pp), tp, pp, zero_stage=0, recompute=True, sequence_parallel=False)
+    layout = Layout(gpus // (tp * pp), tp, pp, texts, 0, True, groups, sequence_parallel=False)
     seconds = sum(step_seconds(config, layout, A100, batch).values())
     done = batch * 2048 * token_flops(config, recompute=True) / seconds / gpus / 1e12
     assert done == pytest.approx(teraflops, rel=0.2)
@@ -345,7 +394,8 @@ def test_the_layout_of_llama_3_is_among_the_best():
         assert fault(LARGEST, p.layout, H100, 16384, 2048) == "" and p.layout.n_gpus == 16384
         assert sum(p.memory.values()) <= 0.9 * H100.memory
     used = next(p for p in plans if (p.layout.tp, p.layout.pp, p.layout.recompute) == (8, 16, False))
-    assert used.mfu > 0.9 * plans[0].mfu
+    assert used.layout == Layout(128, 8, 16, 1, 2, interleave=8)
+    assert used == next(p for p in plans if p.layout.tp <= 8) and used in plans[:5]
 
 
 def test_a_plan_adds_up():
@@ -354,6 +404,34 @@ def test_a_plan_adds_up():
     seconds = 10e9 * token_flops(MODELS["GPT-2 124M"]) / (8 * A100.peak * made.mfu)
     assert made.days * 86400 == pytest.approx(seconds)
     assert made.dollars == pytest.approx(seconds / 3600 * 8 * A100.price)
+
+
+@pytest.mark.parametrize("efficiency", [50, 0, -0.5])
+def test_an_efficiency_is_a_share(efficiency):
+    layout, words = Layout(dp=8), f"efficiency={efficiency} must be above 0 and at most 1"
+    with pytest.raises(ValueError, match=words):
+        plan(MODELS["GPT-2 124M"], layout, A100, 8, 512, 10e9, efficiency)
+    with pytest.raises(ValueError, match=words):
+        fitting_plans(MODELS["GPT-2 124M"], A100, 8, 512, 10e9, efficiency)
+
+
+@pytest.mark.parametrize("batch_size", [0, -512])
+def test_a_step_has_a_text(batch_size):
+    with pytest.raises(ValueError, match=f"batch_size={batch_size} must be 1 text or more"):
+        plan(MODELS["GPT-2 124M"], Layout(dp=8), A100, 8, batch_size, 10e9)
+    assert fitting_plans(MODELS["GPT-2 124M"], A100, 8, batch_size, 10e9) == []
+
+
+def test_one_gpu_has_nothing_to_share_out():
+    plans = fitting_plans(MODELS["GPT-2 124M"], HARDWARE["T4"], 1, 512, 10e9)
+    assert {p.layout.zero_stage for p in plans} == {0} and len({p.layout for p in plans}) == len(plans)
+    assert {p.layout.zero_stage for p in fitting_plans(GELU, A100, 2, 8, 1e9)} == {0, 1, 2, 3}
+
+
+def test_memory_of_a_gpu_is_what_its_driver_shows():
+    shown = {"T4": 15360, "H100": 81559, "H200": 143771, "B200": 183359}  # MiB, nvidia-smi
+    for name, mebibytes in shown.items():
+        assert HARDWARE[name].memory / GIB == pytest.approx(mebibytes / 1024, abs=0.5)
 
 
 def test_nothing_fits_where_nothing_can():
@@ -447,6 +525,12 @@ def test_daly_is_nearer_to_the_exact_optimum_than_young(C, M):
     assert daly_interval(C, M) == pytest.approx(exact, rel=0.005)
     assert abs(daly_interval(C, M) - exact) < abs(young_interval(C, M) - exact)
     assert daly_interval(3 * M, M) == M
+
+
+@pytest.mark.parametrize(("hours", "minutes"), [(24, 117), (6, 57), (0.25, 9.1)])
+def test_dalys_interval_is_that_of_his_figures(hours, minutes):
+    """Daly 2006, captions of figures 3 to 5: a checkpoint of 5 minutes."""
+    assert daly_interval(300, hours * 3600) / 60 == pytest.approx(minutes, abs=0.5 if minutes > 10 else 0.05)
 
 
 def test_the_rate_of_failures_is_the_published_one():

@@ -99,8 +99,8 @@ HARDWARE = {  # NVIDIA's data sheets of the GPU, and of the machine in brackets
     "A100-40": Hardware(312e12, 40 * GIB, 300e9, 25e9, price=1.3),  # (DGX A100: 8 x 200 Gbit/s)
     "A100": Hardware(312e12, 80 * GIB, 300e9, 25e9, price=1.75),  # (DGX A100)
     "H100": Hardware(989.4e12, 80 * GIB, 450e9, 50e9, price=3.0),  # (DGX H100: 8 x 400 Gbit/s)
-    "H200": Hardware(989.4e12, 141e9, 450e9, 50e9, price=3.5),  # (DGX H200)
-    "B200": Hardware(2250e12, 180e9, 900e9, 50e9, price=5.0),  # (DGX B200)
+    "H200": Hardware(989.4e12, 140 * GIB, 450e9, 50e9, price=3.5),  # (DGX H200)
+    "B200": Hardware(2250e12, 179 * GIB, 900e9, 50e9, price=5.0),  # (DGX B200)
 }
 
 # %% c_planning.ipynb #5146b4f4
@@ -175,19 +175,19 @@ def layer_activations(config, layout):
 
 # %% c_planning.ipynb #8f4de181
 def stage_memory(config, layout, batch_size, stage):
-    """Bytes that one GPU of a stage holds: {part: bytes}. Mixed precision, AdamW, one-forward-one-backward.
+    """Bytes that one GPU of a stage holds: {part: bytes}. Mixed precision, AdamW, Megatron's schedules.
 
     batch_size: texts of a step, all GPUs together. Rajbhandari et al. 2020, section 3.1, and Korthikanti et
-    al. 2022, section 4.2.3. ZeRO-3 needs one block whole while it computes, and the next on its way.
+    al. 2022, sections 4.2.3 and 4.3. ZeRO-3 needs one block whole while it computes, and the next on its way.
     """
     c, y, n = config, layout, stage_parameters(config, layout, stage)
     n_layers, last = layer_split(c.n_layers, y.pp)[stage], stage == y.pp - 1
-    begun = y.pp - stage + ((y.pp - 1) / y.interleave if y.interleave > 1 else 0)
+    begun = y.pp + (y.pp - 1 - 2 * stage) / y.interleave if y.interleave > 1 else y.pp - stage
     per_token = min(y.micro_batches(batch_size), begun) * n_layers * layer_activations(c, y)
     if y.recompute:  # the block that is being run again
         per_token += layer_activations(c, replace(y, recompute=False))
     if last:
-        per_token += 4 * (c.d_model + c.vocab_size / y.tp)
+        per_token += 4 * (c.d_model / (y.tp if y.sequence_parallel else 1) + c.vocab_size / y.tp)
     weights, gradients, optimizer = (y.dp if y.zero_stage >= least else 1 for least in (3, 2, 1))
     whole = 2 * 2 * n / n_layers if y.zero_stage == 3 and y.dp > 1 else 0
     return {
@@ -277,6 +277,7 @@ def fault(config, layout, hardware, n_gpus, batch_size):
     few, many = sorted((y.tp, c.kv_heads))
     gpus = f"dp x tp x pp = {y.dp} x {y.tp} x {y.pp} = {y.n_gpus}"
     rules = (
+        (batch_size < 1, f"batch_size={batch_size} must be 1 text or more"),
         (y.n_gpus != n_gpus, f"{gpus}, and the cluster has {n_gpus} GPUs; change one of the three"),
         (c.n_heads % y.tp, f"tp={y.tp} does not divide n_heads={c.n_heads}; take a divisor"),
         (many % few, f"of tp={y.tp} and n_kv_heads={c.kv_heads} neither divides the other; change tp"),
@@ -295,9 +296,8 @@ def fault(config, layout, hardware, n_gpus, batch_size):
             f"{y.micro_batches(batch_size)}; set interleave=1 or change dp or micro_batch",
         ),
     )
-    for broken, sentence in rules:
-        if broken:
-            return sentence
+    if found := [sentence for broken, sentence in rules if broken]:
+        return found[0]
     needed, there = sum(gpu_memory(c, y, batch_size).values()) / GIB, 0.9 * hardware.memory / GIB
     if needed > there:
         return (
@@ -311,6 +311,8 @@ def plan(config, layout, hardware, n_gpus, batch_size, n_tokens, efficiency=0.5)
     """The Plan of a run over n_tokens tokens; batch_size: texts of a step. ValueError: see `fault`."""
     if found := fault(config, layout, hardware, n_gpus, batch_size):
         raise ValueError(found)
+    if not 0 < efficiency <= 1:
+        raise ValueError(f"efficiency={efficiency} must be above 0 and at most 1; 0.5 is half of the peak")
     seconds = step_seconds(config, layout, hardware, batch_size, efficiency)
     step, tokens = sum(seconds.values()), batch_size * config.context_length
     mfu = tokens * token_flops(config) / (step * n_gpus * hardware.peak)
@@ -325,7 +327,7 @@ def divisors(n, limit):
 
 
 def fitting_plans(config, hardware, n_gpus, batch_size, n_tokens, efficiency=0.5, max_tp=8):
-    """All Plans of a cluster that fit, the fastest first, all of them with sequence parallelism.
+    """All Plans of a cluster that fit, the fastest first, with micro_batch to 16, interleave 1 or the most.
 
     Of plans as fast as each other the one with fewer micro-batches comes first, then the lower zero_stage.
     """
@@ -334,7 +336,7 @@ def fitting_plans(config, hardware, n_gpus, batch_size, n_tokens, efficiency=0.5
         if n_gpus % (tp * pp):
             continue
         groups = {1, math.ceil(config.n_layers / pp)} if pp > 1 else {1}
-        choices = product(range(4), (False, True), (1, 2, 4, 8, 16), groups)
+        choices = product(range(4 if n_gpus > tp * pp else 1), (False, True), (1, 2, 4, 8, 16), groups)
         for zero_stage, recompute, size, v in choices:
             layout = Layout(n_gpus // (tp * pp), tp, pp, size, zero_stage, recompute, v)
             if not fault(config, layout, hardware, n_gpus, batch_size):
