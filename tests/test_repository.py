@@ -217,6 +217,10 @@ BREAKAGES = {
     ],
     "other metadata than its tags": [edit(lambda nb: first_code(nb).metadata.update(collapsed=True))],
     "which no cell of the notebook exports or imports": [add_code("#| export\ndef f():\n    return nowhere")],
+    "which is not there": [
+        append("README.md", "\n[a chapter](ch09_dreams/ch09_dreams.ipynb)\n"),
+        edit(lambda nb: nb.cells.append(nbformat.v4.new_markdown_cell("[next](../ch04/ch04.ipynb#norms)"))),
+    ],
     "README.md: ": [append("README.md", "\ngit clone https://example.org/elsewhere\n")],
 }
 

@@ -28,6 +28,7 @@ from notebooks.workbook import workbook_problems
 REMOTE_IMAGE = re.compile(
     r"!\[[^\]]*\]\(\s*<?https?://[^)]*\)|<img[^>]+src\s*=\s*[\"']?https?://[^>]*>", re.IGNORECASE
 )
+LINK_TO_A_FILE = re.compile(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)")
 
 
 def problems(root=ROOT):
@@ -48,6 +49,7 @@ def problems(root=ROOT):
         if line != readme_line(line, settings, root)
     ]
     found += workbook_problems(root)
+    found += link_problems(root)
     return found
 
 
@@ -120,6 +122,18 @@ def import_problems(root=ROOT):
                 for module in modules:
                     if any(f"{module}.".startswith(f"{dotted(later)}.") for later in FOLDERS[number + 1 :]):
                         yield f"{folder}/{name}: imports {module}, which is a later chapter"
+
+
+def link_problems(root=ROOT):
+    """Links in notebooks and in the README to files of the repository that are not there."""
+    texts = {Path("README.md"): "\n".join(lines_of(root / "README.md"))}
+    for path in notebook_paths(root):
+        cells = read_notebook(root / path).cells
+        texts[path] = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    for path, text in texts.items():
+        for target in LINK_TO_A_FILE.findall(re.sub(r"`[^`]*`|\$[^$]*\$", "", text)):
+            if not (root / path.parent / target).exists():
+                yield f"{path} links to {target}, which is not there"
 
 
 def notebook_problems(notebook, path, settings):
