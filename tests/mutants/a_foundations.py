@@ -759,23 +759,24 @@ def unbroadcast_sum(gradient, shape):
         ),
         (
             "changed places. beta is the weight",
-            "                average *= self.beta\n"
-            "                average += (1 - self.beta) * parameter.grad",
-            "                average *= 1 - self.beta\n                average += self.beta * parameter.grad",
+            "                    average *= self.beta\n"
+            "                    average += (1 - self.beta) * parameter.grad",
+            "                    average *= 1 - self.beta\n"
+            "                    average += self.beta * parameter.grad",
         ),
-        ("does not fade", "                average *= self.beta\n", ""),
+        ("does not fade", "                    average *= self.beta\n", ""),
         ("goes uphill", "parameter -= self.lr", "parameter += self.lr"),
         (
             "not kept from step to step",
-            "                average *= self.beta\n"
-            "                average += (1 - self.beta) * parameter.grad",
-            "                average = self.beta * average + (1 - self.beta) * parameter.grad",
+            "                    average *= self.beta\n"
+            "                    average += (1 - self.beta) * parameter.grad",
+            "                    average = self.beta * average + (1 - self.beta) * parameter.grad",
         ),
         (
             "divided average is stored",
-            "                parameter -= self.lr * average / (1 - self.beta**self.t)",
-            "                average /= 1 - self.beta**self.t\n"
-            "                parameter -= self.lr * average",
+            "                    parameter -= self.lr * average / (1 - self.beta**self.t)",
+            "                    average /= 1 - self.beta**self.t\n"
+            "                    parameter -= self.lr * average",
         ),
         ("t is one too large", "lr, beta, 0\n", "lr, beta, 1\n"),
         ("steps are those of momentum", "self.beta**self.t", "self.beta"),
@@ -783,8 +784,8 @@ def unbroadcast_sum(gradient, shape):
         ("one too large", "self.t += 1\n", "self.t += 1 + (self.t == 0)\n"),
         ("do not change", "parameter -= self.lr * average", "parameter = parameter - self.lr * average"),
         ("beta is 0.9", "beta=0.9", "beta=0.99"),
-        ("stays as it is", "            if parameter.grad is not None:\n", "            if True:\n"),
-        ("may not be changed in place", "    @torch.no_grad()\n", ""),
+        ("stays as it is", "                if parameter.grad is not None:\n", "                if True:\n"),
+        ("may not be changed in place", "with torch.no_grad():", "if True:"),
         ("divides by 0", "        self.t += 1\n", ""),
         ("divides by 0", "lr, beta, 0\n", "lr, beta, -1\n"),
         ("t should be 1 in the first step", "self.t += 1\n", "self.t += 1 / (1 - self.beta**self.t)\n"),
