@@ -638,7 +638,7 @@ def unbroadcast_sum(gradient, shape):
         ("slopes are not used", "node.grad * slope", "node.grad"),
         ("gets the slope alone", "node.grad * slope", "slope"),
         (
-            "should get both slopes",
+            "both slopes",
             "zip(node.parents, node.slopes)",
             "dict(zip(node.parents, node.slopes)).items()",
         ),
