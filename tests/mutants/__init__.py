@@ -31,12 +31,14 @@ def wrong_answers(chapter):
 
 
 def code_of(mutant, solution):
-    """(words, code) of a mutant; an edit must fit the solution exactly once."""
-    if len(mutant) == 2:
-        return mutant
-    words, old, new = mutant
-    assert solution.count(old) == 1, f"{old!r} stands {solution.count(old)} times in the solution"
-    return words, solution.replace(old, new)
+    """(words, code) of a mutant; an edit must fit the solution exactly once. SyntaxError if it is not Python."""
+    words, *edit = mutant
+    if len(edit) == 2:
+        old, new = edit
+        assert solution.count(old) == 1, f"{old!r} stands {solution.count(old)} times in the solution"
+        edit = [solution.replace(old, new)]
+    compile(edit[0], "<mutant>", "exec")
+    return words, edit[0]
 
 
 class Bench:
