@@ -99,6 +99,12 @@ def test_a_gpu_keeps_masks_in_bytes_and_no_tables():
     here, there = block_memory(config, 2, 32), block_memory(config, 2, 32, device="cuda")
     assert here["dropout"] == 4 * there["dropout"] and there["scores"] == 0 < here["scores"]
     assert there["norms"] < here["norms"]
+    assert activation_memory(config, 2, 32, device=torch.device("cpu")) == activation_memory(config, 2, 32)
+    assert activation_memory(config, 2, 32, device="cuda:1") == activation_memory(
+        config, 2, 32, device="cuda"
+    )
+    with pytest.raises(KeyError, match="fp16"):
+        activation_memory(config, 2, 32, "fp16")
 
 
 def test_the_formula_agrees_with_chapter_4_where_that_counts():

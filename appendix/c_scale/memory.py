@@ -28,11 +28,12 @@ def block_memory(config, batch_size, T, precision="float32", device="cpu"):
     """Bytes that one block keeps for the backward pass in training, as PyTorch 2.13 does it: {part: bytes}.
 
     config: a GPTConfig; (B, T) tokens without a mask; precision "float32", or "bfloat16" or "float16" for
-    autocast; device "cpu", or "cuda" for a GPU that has the fused kernels.
+    autocast (KeyError for another); device "cpu", or "cuda" for a GPU that has the fused kernels.
     """
     c, D, W, H, N = config, config.d_model, config.ff_width, config.n_heads, batch_size * T
     kv, wide = c.kv_heads * D // H, 2 if c.activation == "swiglu" else 1
-    half, cpu = precision != "float32", device == "cpu"
+    half = {"float32": False, "bfloat16": True, "float16": True}[precision]
+    cpu = torch.device(device).type == "cpu"
     e = 2 if half else 4  # bytes of a number that a matrix multiplies
     mask = e if cpu else 1  # bytes of a number in a dropout mask
     table = batch_size * H * T * T  # numbers in the weights of all heads
@@ -61,10 +62,11 @@ def block_memory(config, batch_size, T, precision="float32", device="cpu"):
 def activation_memory(config, batch_size, T, precision="float32", device="cpu"):
     """Bytes that a GPT keeps for the backward pass of its loss: {part: bytes}. Arguments: `block_memory`."""
     c, D, N, half = config, config.d_model, batch_size * T, precision != "float32"
+    mask = 4 if torch.device(device).type == "cpu" else 1  # the embedding's, bytes of a number
     block = block_memory(c, batch_size, T, precision, device)
     parts = {part: c.n_layers * count for part, count in block.items()}
     parts["norms"] += block["norms"] // 2 if c.norm_position == "pre" else 0  # the last norm
-    parts["dropout"] += N * D * (4 if device == "cpu" else 1) if c.dropout else 0  # of the embedding
+    parts["dropout"] += N * D * mask if c.dropout else 0
     parts["16-bit weights"] += 2 * c.vocab_size * D if half else 0  # of the output layer
     positions = {"learned": 8 * T, "rope": 4 * T * D // c.n_heads, "sinusoidal": 0}[c.position]
     # the output layer's input, the log-probabilities, and ids and targets
