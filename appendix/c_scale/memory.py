@@ -28,7 +28,8 @@ def block_memory(config, batch_size, T, precision="float32", device="cpu"):
     """Bytes that one block keeps for the backward pass in training, as PyTorch 2.13 does it: {part: bytes}.
 
     config: a GPTConfig; (B, T) tokens without a mask; precision "float32", or "bfloat16" or "float16" for
-    autocast (KeyError for another); device "cpu", or "cuda" for a GPU that has the fused kernels.
+    autocast (KeyError for another); device "cpu", or "cuda" for a GPU that has the fused kernels. Older
+    PyTorch, such as 2.6, has no fused kernel on the CPU for fewer key heads than query heads: it keeps more.
     """
     c, D, W, H, N = config, config.d_model, config.ff_width, config.n_heads, batch_size * T
     kv, wide = c.kv_heads * D // H, 2 if c.activation == "swiglu" else 1
