@@ -32,9 +32,8 @@ from .pieces import digest_of_source
 __all__ = ["Diagnosis", "Draw", "Exercise", "checker", "diagnose", "same"]
 
 ROOT = Path(__file__).resolve().parent.parent
-OURS = tuple(
-    {str(ROOT / "ch0"), *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")), "<frozen"}
-)
+LIBRARIES = {sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")}
+OURS = (str(ROOT / "ch0"), str(ROOT / "appendix"), *LIBRARIES, "<frozen")
 RETURNS_NONE = "It returns None. Does every way through it end with a return?"
 NOTHING_YET = (
     "Nothing is here to check: {} is not written yet. Put your code in place of raise NotImplementedError(), "
