@@ -31,7 +31,7 @@ def wrong_answers(chapter):
 
 
 def code_of(mutant, solution):
-    """(words, code) of a mutant; an edit must fit the solution exactly once. SyntaxError if it is not Python."""
+    """(words, code) of a mutant; an edit must fit the solution once. SyntaxError if it is not Python."""
     words, *edit = mutant
     if len(edit) == 2:
         old, new = edit
