@@ -1,0 +1,169 @@
+"""Probes of what a model's output depends on: black boxes, asked with changed inputs."""
+
+# Written by `make export` from b_debugging.ipynb; change it there.
+
+import contextlib
+import copy
+import math
+
+import torch
+from torch import nn
+
+from .previous_chapters import AdamW, cross_entropy
+from .watching import device_of, first_tensor, gradient_flow, left_as_found, logits_of, watch, watch_table
+
+__all__ = [
+    "other_ids",
+    "relative_change",
+    "causality_leak",
+    "influence",
+    "blocks_of",
+    "only_block",
+    "position_sensitivity",
+    "batch_dependence",
+    "mode_changes",
+    "overfit_one_batch",
+    "first_tensor",
+    "logits_of",
+    "left_as_found",
+    "watch",
+    "watch_table",
+    "gradient_flow",
+]
+
+# %% b_debugging.ipynb #372873b5
+def other_ids(token_ids, vocab_size, seed=0):
+    """Ids of the same shape, each different from the one in its place, drawn by a generator of their own."""
+    shift = torch.randint(1, vocab_size, token_ids.shape, generator=torch.Generator().manual_seed(seed))
+    return (token_ids + shift.to(token_ids.device)) % vocab_size
+
+# %% b_debugging.ipynb #40a57906
+def relative_change(before, after):
+    """The largest difference of two tensors of logits, in standard deviations of the first; 0 for equal."""
+    before, after = before.double(), after.double()
+    return ((after - before).abs().max() / before.std().clamp(min=1e-12)).item()
+
+# %% b_debugging.ipynb #8956a66e
+@torch.no_grad()
+def causality_leak(model, token_ids, n_cuts=8):
+    """How much logits up to t move, at most, when all tokens after t are changed.
+
+    In standard deviations of the logits: 0 (rounding aside) for a causal model. token_ids: (B, T). Tried at
+    n_cuts places t, spread over the row, in eval mode. 0 for T = 1, NaN for logits that are not finite.
+    """
+    token_ids = token_ids.to(device_of(model))
+    T, leaks = token_ids.size(1), [0.0]
+    with left_as_found(model):
+        model.eval()
+        before = logits_of(model, token_ids)  # (B, T, V)
+        others = other_ids(token_ids, before.size(-1))  # (B, T)
+        for t in sorted(set(torch.linspace(0, T - 2, n_cuts).long().tolist())) if T > 1 else []:
+            changed = torch.cat([token_ids[:, : t + 1], others[:, t + 1 :]], dim=1)  # (B, T)
+            leaks.append(relative_change(before[:, : t + 1], logits_of(model, changed)[:, : t + 1]))
+    return max(leaks, key=lambda leak: math.inf if math.isnan(leak) else leak)
+
+# %% b_debugging.ipynb #fbca1ee4
+@torch.no_grad()
+def influence(model, row):
+    """Which token moves which output: row (T,) int64 -> (T, T), mean |change| at t when token s is another.
+
+    In standard deviations of the logits. Lower triangular for a causal model. One batch of T + 1 rows.
+    """
+    T = len(row)
+    row = row.to(device_of(model))
+    with left_as_found(model):
+        model.eval()
+        others = other_ids(row, logits_of(model, row[None]).size(-1))  # (T,)
+        one_each = torch.eye(T, dtype=torch.bool, device=row.device)
+        changed = torch.where(one_each, others, row)  # (T, T): in row s token s is another
+        logits = logits_of(model, torch.cat([row[None], changed])).double()  # (T + 1, T, V)
+    moved = (logits[1:] - logits[:1]).abs().mean(dim=-1)  # (T, T): [s, t]
+    return (moved / logits[0].std().clamp(min=1e-12)).T.float().cpu()
+
+# %% b_debugging.ipynb #de10471c
+def blocks_of(model):
+    """The model's blocks: the members of its longest ModuleList, or [] where it has none."""
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    return list(max(lists, key=len, default=[]))
+
+# %% b_debugging.ipynb #74b56cfb
+@contextlib.contextmanager
+def only_block(model, layer):
+    """Inside, every block but number `layer` hands on its input unchanged. Hooks; removed at the end."""
+
+    def pass_on(module, arguments, keywords, output):
+        x = arguments[0] if arguments else keywords["hidden_states"]
+        return (x, *output[1:]) if isinstance(output, tuple) else x
+
+    skipped = [block for number, block in enumerate(blocks_of(model)) if number != layer]
+    hooks = [block.register_forward_hook(pass_on, with_kwargs=True) for block in skipped]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+# %% b_debugging.ipynb #5a9bc24a
+@torch.no_grad()
+def position_sensitivity(model, token_ids, layer=0):
+    """How much the last logits move when earlier tokens change places, in standard deviations of the logits.
+
+    Through block `layer` alone: a causal mask tells several blocks something of the order, but not one. 0
+    (rounding aside) for a model without positions. token_ids: (B, T), T at least 3; the earlier tokens are
+    reversed. In eval mode.
+    """
+    token_ids = token_ids.to(device_of(model))
+    moved = torch.cat([token_ids[:, :-1].flip(1), token_ids[:, -1:]], dim=1)  # (B, T)
+    with left_as_found(model), only_block(model, layer):
+        model.eval()
+        return relative_change(*(logits_of(model, ids)[:, -1] for ids in (token_ids, moved)))
+
+# %% b_debugging.ipynb #43012794
+@torch.no_grad()
+def batch_dependence(model, token_ids):
+    """How much a row's logits move when the other rows of its batch are others, in their standard deviations.
+
+    0 for a model in which rows do not meet. token_ids: (B, T); a single row gets one beside it. In eval mode.
+    """
+    token_ids = token_ids.to(device_of(model))
+    with left_as_found(model):
+        model.eval()
+        first = token_ids[:1]  # (1, T)
+        V = logits_of(model, first).size(-1)
+        rest = token_ids[1:] if len(token_ids) > 1 else other_ids(first, V)  # (B - 1, T)
+        one, two = (logits_of(model, torch.cat([first, r]))[0] for r in (rest, other_ids(rest, V, seed=1)))
+    return relative_change(one, two)
+
+# %% b_debugging.ipynb #0bd3f246
+@torch.no_grad()
+def mode_changes(model, token_ids):
+    """How much the logits move between two calls: {"eval": in eval mode, "train": in train mode}, in standard
+    deviations, and "eval to train": from one to the other.
+
+    A model with dropout gives 0 in eval, and more than 0 in both others; one without gives 0 everywhere.
+    """
+    with left_as_found(model):
+        model.eval()
+        one, two = (logits_of(model, token_ids) for _ in range(2))
+        model.train()
+        three, four = (logits_of(model, token_ids) for _ in range(2))
+    pairs = {"eval": (one, two), "train": (three, four), "eval to train": (one, three)}
+    return {name: relative_change(*pair) for name, pair in pairs.items()}
+
+# %% b_debugging.ipynb #e70a79e2
+def overfit_one_batch(model, batch, steps=100, lr=3e-3):
+    """The loss (nats a token) before each step of AdamW on one batch, (inputs, targets), and after the last.
+
+    On a copy of the model, without dropout: steps + 1 numbers that end near 0 when the model can learn.
+    """
+    model, (inputs, targets) = copy.deepcopy(model).eval(), batch  # eval: no dropout; gradients all the same
+    targets, losses = targets.to(device_of(model)), []
+    optimizer = AdamW(list(model.parameters()), lr=lr, weight_decay=0.0)
+    for step in range(steps + 1):
+        loss = cross_entropy(logits_of(model, inputs), targets)
+        losses.append(loss.item())
+        if step < steps:
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return losses
