@@ -24,10 +24,11 @@ __all__ = [
     "watch",
     "watch_table",
     "Flow",
+    "length",
     "gradient_flow",
 ]
 
-# %% b_debugging.ipynb #0a581e15
+# %% b_debugging.ipynb #5e2448ca
 def first_tensor(output):
     """The first tensor in a module's output: itself, or in a tuple, list, dict or dataclass; else None."""
     if isinstance(output, torch.Tensor):
@@ -38,12 +39,12 @@ def first_tensor(output):
     if isinstance(output, Mapping | list | tuple):
         return next((found for found in map(first_tensor, parts) if found is not None), None)
 
-# %% b_debugging.ipynb #d30c39f1
+
 def device_of(model):
     """Where the model's first parameter lies."""
     return next(model.parameters()).device
 
-# %% b_debugging.ipynb #e3353d33
+
 def logits_of(model, token_ids):
     """The logits (B, T, V) of any model that is called with token_ids (B, T) int64.
 
@@ -59,7 +60,7 @@ def logits_of(model, token_ids):
         raise ValueError(f"expected logits (B, T, V) for token_ids {tuple(token_ids.shape)}, got {got}")
     return logits
 
-# %% b_debugging.ipynb #ec386594
+# %% b_debugging.ipynb #f953dad5
 @contextlib.contextmanager
 def left_as_found(model):
     """At the end the model has its modes, gradients and buffers again, and PyTorch its random numbers.
@@ -82,7 +83,7 @@ def left_as_found(model):
             for buffer, before in buffers:
                 buffer.data.copy_(before)
 
-# %% b_debugging.ipynb #5c3ab9d9
+# %% b_debugging.ipynb #f2707d75
 class Record(NamedTuple):
     """What a module returned: mean and std of its finite values, share of zeros, count of the others."""
 
@@ -94,22 +95,27 @@ class Record(NamedTuple):
     zeros: float
     not_finite: int
 
-# %% b_debugging.ipynb #41c68aeb
+
 def record_of(name, kind, tensor):
     """The Record of a tensor of any shape and dtype."""
     values = tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32))
     finite = values[values.isfinite()]  # (number of finite values,)
-    mean, std = finite.mean().item(), finite.std(correction=0).item()  # NaN where no value is finite
+    mean = finite.mean()  # NaN where no value is finite
+    std = (finite - mean).square().mean().sqrt()
     zeros = (tensor == 0).sum().item() / max(1, tensor.numel())
-    return Record(name, kind, tuple(tensor.shape), mean, std, zeros, tensor.numel() - len(finite))
+    not_finite = tensor.numel() - len(finite)
+    return Record(name, kind, tuple(tensor.shape), mean.item(), std.item(), zeros, not_finite)
 
-# %% b_debugging.ipynb #9a1a20ba
+
+record_of("by hand", "four numbers", torch.tensor([1.0, 3.0, 0.0, math.inf]))
+
+# %% b_debugging.ipynb #9b0063e2
 @torch.no_grad()
 def watch(model, token_ids):
-    """Call the model with token_ids (B, T), in its mode; a Record for each call of a module inside, in the
-    order in which they end: the innermost first, the model last.
+    """Call the model with token_ids (B, T), in its mode; a Record for each call of a module inside.
 
-    Any nn.Module. The model is left as found, without hooks; an error in it says which module ended last.
+    In the order in which they end: the innermost first, the model last. Any nn.Module. The model is left as
+    found, without hooks; an error in it says which module ended last.
     """
     records, hooks = [], []
 
@@ -121,8 +127,7 @@ def watch(model, token_ids):
     with left_as_found(model):
         try:
             for name, module in model.named_modules():
-                look = functools.partial(see, name or "(the model)")
-                hooks.append(module.register_forward_hook(look))
+                hooks.append(module.register_forward_hook(functools.partial(see, name or "(the model)")))
             model(token_ids.to(device_of(model)))
         except Exception as error:
             error.add_note(f"the last module that ended: {records[-1].name if records else 'none'}")
@@ -132,7 +137,7 @@ def watch(model, token_ids):
                 hook.remove()
     return records
 
-# %% b_debugging.ipynb #45779289
+
 def watch_table(records):
     """Records as text, one line each."""
     first = max([len("module"), *(len(r.name) for r in records)]) + 2
@@ -144,10 +149,10 @@ def watch_table(records):
         lines.append(f"{r.name:{first}}{r.kind:{second}}{shape:>14}{numbers}".rstrip())
     return "\n".join(lines)
 
-# %% b_debugging.ipynb #8a24afcb
+# %% b_debugging.ipynb #a623961f
 class Flow(NamedTuple):
-    """A parameter in one step: norms of weight and gradient (None: no gradient arrived), |change| / |weight|,
-    and the share of its numbers that the step leaves as they are."""
+    """A parameter in one step. weight, gradient: their norms (None: no gradient arrived); ratio: the size of
+    the change, divided by that of the weight; unmoved: the share of its numbers that the step leaves be."""
 
     name: str
     shape: tuple
@@ -156,7 +161,12 @@ class Flow(NamedTuple):
     ratio: float
     unmoved: float
 
-# %% b_debugging.ipynb #8c1a217e
+
+def length(tensor):
+    """The square root of the sum of squares, added up in float64."""
+    return torch.linalg.vector_norm(tensor, dtype=torch.float64).item()
+
+
 def gradient_flow(model, batch, optimizer=None):
     """A Flow for each parameter: the backward pass on a batch, (inputs, targets), each (B, T), and one step.
 
@@ -164,18 +174,16 @@ def gradient_flow(model, batch, optimizer=None):
     optimizer's state are then put back.
     """
     optimizer = optimizer or AdamW(list(model.parameters()), lr=1e-3, weight_decay=0.0)
-    inputs, targets = batch
     every = {*model.parameters(), *(w for group in optimizer.param_groups for w in group["params"])}
     before = {w: w.detach().clone() for w in every}
     state, flows = copy.deepcopy(optimizer.state_dict()), []
     with left_as_found(model):
-        cross_entropy(logits_of(model, inputs), targets.to(device_of(model))).backward()
         try:
+            cross_entropy(logits_of(model, batch[0]), batch[1].to(device_of(model))).backward()
             optimizer.step()
             for name, w in model.named_parameters():
-                old = before[w]
-                gradient = None if w.grad is None else w.grad.float().norm().item()
-                size, change = old.float().norm().item(), (w.detach() - old).float().norm().item()
+                old, gradient = before[w], None if w.grad is None else length(w.grad)
+                size, change = length(old), length(w.detach() - old)
                 ratio = change / size if size else math.inf if change else 0.0
                 unmoved = (w.detach() == old).float().mean().item()
                 flows.append(Flow(name, tuple(w.shape), size, gradient, ratio, unmoved))
