@@ -52,9 +52,10 @@ def overfit_one_batch(model, batch, steps=100, lr=3e-3):
 
     On a copy of the model, without dropout: steps + 1 numbers that end near 0 when the model can learn.
     """
-    model = copy.deepcopy(model).eval()  # gradients flow in eval mode too
-    optimizer = AdamW(list(model.parameters()), lr=lr, weight_decay=0.0)
-    return list(descend(model, optimizer, [batch] * (steps + 1)))
+    with left_as_found(model):
+        model = copy.deepcopy(model).eval()  # gradients flow in eval mode too
+        optimizer = AdamW(list(model.parameters()), lr=lr, weight_decay=0.0)
+        return list(descend(model, optimizer, [batch] * (steps + 1)))
 
 # %% b_debugging.ipynb #4c67929c
 def other_ids(token_ids, vocab_size, seed=0):
@@ -205,15 +206,15 @@ def lr_range_test(model, batch_of, low=1e-5, high=1.0, steps=60):
     On a copy of the model. batch_of: step -> (inputs, targets), each (B, T). Ends early when the loss is
     twice the first or not finite. Smith 2017, section 3.3.
     """
-    model = copy.deepcopy(model)
-    optimizer = AdamW(list(model.parameters()), lr=low, weight_decay=0.0)
-    rates, losses = [], []
-    for step, loss in enumerate(descend(model, optimizer, map(batch_of, range(steps)))):
-        rates.append(low * (high / low) ** (step / (steps - 1)))
-        losses.append(loss)
-        if not loss < 2 * losses[0]:
-            break
-        optimizer.param_groups[0]["lr"] = rates[-1]
+    twin, rates, losses = copy.deepcopy(model), [], []
+    optimizer = AdamW(list(twin.parameters()), lr=low, weight_decay=0.0)
+    with left_as_found(model):
+        for step, loss in enumerate(descend(twin, optimizer, map(batch_of, range(steps)))):
+            rates.append(low * (high / low) ** (step / (steps - 1)))
+            losses.append(loss)
+            if not loss < 2 * losses[0]:
+                break
+            optimizer.param_groups[0]["lr"] = rates[-1]
     return rates, losses
 
 # %% b_debugging.ipynb #c5236b8b
