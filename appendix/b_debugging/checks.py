@@ -812,9 +812,6 @@ FUTURE = Exercise(
         ),
         "Moves of later positions count as well. Those may see the changed token: it is their "
         "past.": lambda m, ids: moving(m, ids, alone, lambda s, t: t != s),
-        "Every position that moves at all is in the list.": lambda m, ids: moving(
-            m, ids, alone, lambda s, t: True
-        ),
         "A True or False for each position. Return the positions that see a later token.": lambda m, ids: [
             t in sees_the_future(m, ids) for t in range(ids.size(1))
         ],
