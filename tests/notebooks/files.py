@@ -26,6 +26,7 @@ HAND_WRITTEN = {
     *("resuming.py", "inference.py", "assembly.py", "texts.py", "folders.py", "terminal.py", "gpt.py"),
     *("model_settings.py", "model_folder.py", "checking.py", "pieces.py", "fitting.py", "rebuilding.py"),
     "train_distributed.py",
+    *("anatomy.py", "bugs.py", "heads.py", "parts.py", "specimens.py", "stepping.py", "whole.py"),
 }
 NO_CODE = {
     tokenize.COMMENT,
