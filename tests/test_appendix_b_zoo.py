@@ -148,9 +148,8 @@ def test_loss_looks_right(name, healthy_run):
     assert abs(losses(name, 30)[-1]["loss"] - healthy_run[29]["loss"]) < 0.4
 
 
-def test_gradients_pile_up():
-    run = losses("zero_grad forgotten", 12)
-    assert run[-1]["grad_norm"] > 2 * run[0]["grad_norm"]
+def test_gradients_pile_up(healthy_run):
+    assert losses("zero_grad forgotten", 12)[-1]["grad_norm"] > 1.5 * healthy_run[11]["grad_norm"]
 
 
 def test_the_gradient_is_as_large_as_there_are_micro_batches(healthy_run):
@@ -163,7 +162,7 @@ def test_the_gradient_is_as_large_as_there_are_micro_batches(healthy_run):
     "name", [bug.name for bug in BUGS if bug.family in ("attention", "positions", "model")]
 )
 def test_something_is_different(name):
-    """Logits, parameters, or gradients of a broken model are not those of the right one with the same seed."""
+    """Logits, parameters, or gradients of a broken model are not those of the right one with that seed."""
     bug = by_name(name)
     broken = zoo.hunt(bug).model.eval()
     torch.manual_seed(0)
@@ -242,6 +241,7 @@ def test_nothing_in_transformers(name, attention):
         sizes |= dict(n_embd=32, n_layer=2, n_head=4, n_positions=64)
     else:
         sizes |= dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4)
+        sizes |= {} if "NeoX" in name else {"num_key_value_heads": 2}
     torch.manual_seed(0)
     model = cls(cls.config_class(**sizes))
     assert diagnose(model, course_batch(), quiet=True) == []
@@ -339,26 +339,84 @@ def broken(home, right, wrong, **config):
 
 
 OTHERS = {
-    "attention residual": ("transformer", "x = x + self.drop(self.attention(self.norm1(x), mask, cache, cos_sin=cos_sin))",
-                           "x = self.drop(self.attention(self.norm1(x), mask, cache, cos_sin=cos_sin))", {}, "residual connection missing"),
-    "keys from queries": ("attention", "k = split_heads(self.k_proj(x)", "k = split_heads(self.q_proj(x)", {}, "keys not used"),
-    "no root": ("attention", "math.sqrt(q.size(-1))", "q.size(-1)", {"backend": "eager"}, "attention scaled by head_dim, not its root"),
-    "only keys": ("attention", "q, k = self.rope.rotate(q, cos_sin), self.rope.rotate(k, cos_sin)",
-                  "k = self.rope.rotate(k, cos_sin)", {"position": "rope"}, "only keys are rotated"),
-    "backwards": ("attention", "self.rope.rotate(k, cos_sin)", "self.rope.rotate(k, cos_sin * torch.tensor([1, -1]))",
-                  {"position": "rope"}, "queries and keys are rotated differently"),
-    "two ahead": ("attention", "device=device).tril()  # (T, T)", "device=device).tril(2)  # (T, T)",
-                  {"backend": "eager"}, "mask lets the future through"),
-    "norm by variance": ("transformer", "return F.rms_norm(x, self.weight.shape, self.weight, self.eps)",
-                         "return x / x.square().mean(-1, keepdim=True) * self.weight", {"norm": "rmsnorm"}, "norm does not normalise"),
-    "gate unbent": ("transformer", "F.silu(self.gate_proj(x)) * self.up_proj(x)", "self.gate_proj(x) * self.up_proj(x)",
-                    {"activation": "swiglu"}, "activation missing"),
-    "stream twice": ("transformer", "return x + self.drop(self.feed_forward(self.norm2(x)))",
-                     "return x + x + self.drop(self.feed_forward(self.norm2(x)))", {}, "stream not passed on as it is"),
-    "block detached": ("transformer", "x = block(x, mask, None if cache is None else cache[layer], cos_sin)",
-                       "x = block(x, mask, None if cache is None else cache[layer], cos_sin).detach()", {}, "gradient cut"),
-    "three ahead": ("data", "return windows[:, :-1], windows[:, 1:]", "return windows[:, :-3], windows[:, 3:]", {}, "targets shifted by 3"),
-}  # fmt: skip
+    "attention residual": (
+        "transformer",
+        "x = x + self.drop(self.attention(self.norm1(x), mask, cache, cos_sin=cos_sin))",
+        "x = self.drop(self.attention(self.norm1(x), mask, cache, cos_sin=cos_sin))",
+        {},
+        "residual connection missing",
+    ),
+    "keys from queries": (
+        "attention",
+        "k = split_heads(self.k_proj(x)",
+        "k = split_heads(self.q_proj(x)",
+        {},
+        "keys not used",
+    ),
+    "no root": (
+        "attention",
+        "math.sqrt(q.size(-1))",
+        "q.size(-1)",
+        {"backend": "eager"},
+        "attention scaled by head_dim, not its root",
+    ),
+    "only keys": (
+        "attention",
+        "q, k = self.rope.rotate(q, cos_sin), self.rope.rotate(k, cos_sin)",
+        "k = self.rope.rotate(k, cos_sin)",
+        {"position": "rope"},
+        "only keys are rotated",
+    ),
+    "backwards": (
+        "attention",
+        "self.rope.rotate(k, cos_sin)",
+        "self.rope.rotate(k, cos_sin * torch.tensor([1, -1]))",
+        {"position": "rope"},
+        "queries and keys are rotated differently",
+    ),
+    "two ahead": (
+        "attention",
+        "device=device).tril()  # (T, T)",
+        "device=device).tril(2)  # (T, T)",
+        {"backend": "eager"},
+        "mask lets the future through",
+    ),
+    "norm by variance": (
+        "transformer",
+        "return F.rms_norm(x, self.weight.shape, self.weight, self.eps)",
+        "return x / x.square().mean(-1, keepdim=True) * self.weight",
+        {"norm": "rmsnorm"},
+        "norm does not normalise",
+    ),
+    "gate unbent": (
+        "transformer",
+        "F.silu(self.gate_proj(x)) * self.up_proj(x)",
+        "self.gate_proj(x) * self.up_proj(x)",
+        {"activation": "swiglu"},
+        "activation missing",
+    ),
+    "stream twice": (
+        "transformer",
+        "return x + self.drop(self.feed_forward(self.norm2(x)))",
+        "return x + x + self.drop(self.feed_forward(self.norm2(x)))",
+        {},
+        "stream not passed on as it is",
+    ),
+    "block detached": (
+        "transformer",
+        "x = block(x, mask, None if cache is None else cache[layer], cos_sin)",
+        "x = block(x, mask, None if cache is None else cache[layer], cos_sin).detach()",
+        {},
+        "gradient cut",
+    ),
+    "three ahead": (
+        "data",
+        "return windows[:, :-1], windows[:, 1:]",
+        "return windows[:, :-3], windows[:, 3:]",
+        {},
+        "targets shifted by 3",
+    ),
+}
 
 
 @pytest.mark.parametrize("name", OTHERS)
