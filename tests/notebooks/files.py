@@ -27,6 +27,7 @@ HAND_WRITTEN = {
     *("model_settings.py", "model_folder.py", "checking.py", "pieces.py", "fitting.py", "rebuilding.py"),
     *("common.py", "everywhere.py", "run_parallel.py"),
     *("train_distributed.py", "distributed_trainer.py", "ranks.py", "shards.py"),
+    *("anatomy.py", "bugs.py", "heads.py", "parts.py", "specimens.py", "stepping.py", "whole.py"),
 }
 NO_CODE = {
     tokenize.COMMENT,
