@@ -142,10 +142,7 @@ def loss_of(model, lines, alphabet):
     """Mean surprise in nats a character, as a Value; the line break that ends a line counts too.
 
     alphabet: a str that holds every character and the line break; a character's place in it is its id.
-    TypeError for a str in place of a list of lines: each of its characters would be a line.
     """
-    if isinstance(lines, str):
-        raise TypeError("lines is a str; expected a list of str, such as ['ROMEO', 'JULIET']")
     losses = []
     for line in lines:
         ids, cache = [alphabet.index(c) for c in f"\n{line}\n"], model.new_cache()
@@ -182,10 +179,8 @@ def train(model, lines, alphabet, steps, batch_size=2, max_lr=0.01, seed=0, prog
     """Train a TinyGPT in place on `steps` batches of lines; returns the loss of each.
 
     lines: a list of str. progress: makes of the number of steps what is looped over, as tqdm.trange.
-    ValueError for fewer lines than batch_size, TypeError for a str in place of a list.
+    ValueError for fewer lines than batch_size.
     """
-    if isinstance(lines, str):
-        raise TypeError("lines is a str; expected a list of str, such as ['ROMEO', 'JULIET']")
     optimizer, rng, losses = TinyAdamW(model.weights), random.Random(seed), []
     for w, _ in optimizer.weights:
         w.grad = 0.0  # of an earlier backward
