@@ -232,6 +232,14 @@ def test_a_fresh_model_guesses_evenly():
     assert abs(loss_of(tiny(), LINES, ALPHABET).data / math.log(28) - 1) < 0.1
 
 
+def test_the_seed_decides_how_the_weights_begin():
+    first, again, other = (
+        [v.data for rows in tiny(seed=seed).weights.values() for row in rows for v in row]
+        for seed in (1, 1, 2)
+    )
+    assert first == again != other
+
+
 def test_every_weight_gets_a_gradient():
     model = tiny()
     loss_of(model, LINES, ALPHABET).backward()
@@ -280,6 +288,17 @@ def test_training_is_the_same_in_every_run():
         losses = train(model, LINES, ALPHABET, steps=3, seed=seed)
         weights.append((losses, [v.data for rows in model.weights.values() for row in rows for v in row]))
     assert weights[0] == weights[1] != weights[2]
+
+
+def test_training_begins_without_the_gradients_of_an_earlier_backward():
+    weights = []
+    for stale in (False, True):
+        model = tiny()
+        if stale:
+            loss_of(model, LINES[2:4], ALPHABET).backward()
+        train(model, LINES, ALPHABET, steps=2)
+        weights.append([v.data for rows in model.weights.values() for row in rows for v in row])
+    assert weights[0] == weights[1]
 
 
 def test_training_learns_two_names_by_heart():

@@ -182,6 +182,8 @@ def train(model, lines, alphabet, steps, batch_size=2, max_lr=0.01, seed=0, prog
     ValueError for fewer lines than batch_size.
     """
     optimizer, rng, losses = TinyAdamW(model.weights), random.Random(seed), []
+    for w, _ in optimizer.weights:
+        w.grad = 0.0  # of an earlier backward
     for step in progress(steps):
         loss = loss_of(model, rng.sample(lines, batch_size), alphabet)
         loss.backward()
