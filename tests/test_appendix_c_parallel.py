@@ -329,6 +329,12 @@ def test_a_function_without_a_name_is_refused():
         on_every_rank(lambda: 1, 2, space=notebook(), cells=CELLS)
 
 
+@pytest.mark.parametrize("number", [0, -1, "two", 2.0])
+def test_a_number_of_processes_that_cannot_be(number):
+    with pytest.raises(ValueError, match="^n_processes=.*: expected a whole number of 1 or more"):
+        torchrun(number, "any.py")
+
+
 def test_every_method_is_tested():
     assert set(ON_TWO) | set(ON_FOUR) == set(METHODS)
 

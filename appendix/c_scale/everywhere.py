@@ -109,6 +109,8 @@ def torchrun(n_processes, *arguments, patience=400):
     arguments: a file, or "-m" and a module, and their arguments. ChildProcessError, with one line for each
     rank that failed, when one fails or all take longer than `patience` seconds; none is left running.
     """
+    if not isinstance(n_processes, int) or n_processes < 1:
+        raise ValueError(f"n_processes={n_processes!r}: expected a whole number of 1 or more")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += [f"--nproc-per-node={n_processes}", *map(str, arguments)]
     settings = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
