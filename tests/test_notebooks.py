@@ -33,16 +33,20 @@ def exported(tmp_path, *cells, name="n.ipynb", folder="ch09_tiny"):
 
 def test_a_module_imports_what_it_uses_and_nothing_else(tmp_path):
     cells = [
-        "import math\nimport os, json\nimport torch.nn.functional as F\nfrom torch import nn, optim",
+        "import math\nimport os, json\nimport torch.nn.functional as F\nfrom torch import nn, optim\n"
+        "from ch04_transformer.transformer import GPT",
         "#| default_exp shapes\nfrom previous_chapters import COLORS, show",
         "#| export\n#| doc Circles.\nclass Circle(nn.Module):\n"
-        "    def area(self, r):\n        return math.pi * F.relu(r)",
+        "    def area(self, r):\n        return math.pi * F.relu(r), GPT",
         "#| export other\ndef name():\n    return [COLORS for math in ()]",
     ]
     modules = exported(tmp_path, *cells)
     head = modules["shapes.py"].split("__all__")[0]
     assert head.startswith('"""Circles."""\n\n# Written by `make export` from n.ipynb; change it there.\n\n')
-    assert head.endswith("import math\n\nimport torch.nn.functional as F\nfrom torch import nn\n\n")
+    assert head.endswith(
+        "import math\n\nimport torch.nn.functional as F\nfrom torch import nn\n\n"
+        "from ch04_transformer.transformer import GPT\n\n"
+    )
     assert (
         "from .previous_chapters import COLORS\n" in modules["other.py"]
         and "import math" not in modules["other.py"]

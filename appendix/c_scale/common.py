@@ -39,12 +39,16 @@ def process_group(timeout=60):
     the CPU. timeout: seconds that anything may wait for another process. ConnectionError when torchrun
     started nothing, when the others do not come, and when one of them ends or stays away.
     """
-    missing = [name for name in VARIABLES if name not in os.environ]
+    settings = {name: os.environ.get(name, "") for name in VARIABLES}
+    started = "start it with: python -m torch.distributed.run --standalone --nproc-per-node 2 ..."
+    missing = [name for name, value in settings.items() if not value]
     if missing:
-        raise ConnectionError(
-            f"{', '.join(missing)} not set, so this process knows of no others; "
-            "start it with: python -m torch.distributed.run --standalone --nproc-per-node 2 ..."
-        )
+        raise ConnectionError(f"{', '.join(missing)} not set, so this process knows of no others; {started}")
+    del settings["MASTER_ADDR"]
+    numbers = [int(value) if value.isdecimal() else -1 for value in settings.values()]
+    if not (0 <= numbers[0] < numbers[1] and 0 < numbers[2] < 65_536):
+        told = ", ".join(f"{name}={value}" for name, value in settings.items())
+        raise ConnectionError(f"{told}: expected a rank from 0, below the world size, and a port; {started}")
     on_gpu = torch.cuda.device_count() >= int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if on_gpu else "cpu")
     if on_gpu:

@@ -38,11 +38,14 @@ except Exception as error:
 def on_every_rank(function, n_processes, timeout=60, space=None, cells=None):
     """What `function()`, from a cell of this notebook, returns in each of n_processes: a list, by rank.
 
-    timeout: seconds that a process may wait for another. ChildProcessError names what each rank died of.
+    timeout: seconds that a process may wait for another. ChildProcessError names what each rank died of,
+    ValueError refuses a lambda and a function made inside another.
     space, cells: the names of a notebook and the sources of its cells; None: of the one that runs.
     """
     if cells is None:
         space, cells = function.__globals__, function.__globals__["In"]
+    if space.get(function.__name__) is not function:
+        raise ValueError(f"{function.__name__}: expected a function with a name, from a cell")
     with tempfile.TemporaryDirectory() as folder:
         imports, sources, values = needed(function.__name__, space, cells)
         torch.save(values, f"{folder}/values.pt")
@@ -106,6 +109,8 @@ def torchrun(n_processes, *arguments, patience=400):
     arguments: a file, or "-m" and a module, and their arguments. ChildProcessError, with one line for each
     rank that failed, when one fails or all take longer than `patience` seconds; none is left running.
     """
+    if not isinstance(n_processes, int) or n_processes < 1:
+        raise ValueError(f"n_processes={n_processes!r}: expected a whole number of 1 or more")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += [f"--nproc-per-node={n_processes}", *map(str, arguments)]
     settings = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}

@@ -33,10 +33,10 @@ __all__ = [
 def ring_all_reduce(lists):
     """The sum of N lists of numbers by a ring: (what each process ends with, how many numbers each sent).
 
-    lists: one for each process, of a length that N divides. Patarasuk and Yuan 2009.
+    lists: one for each process, all of one length. Patarasuk and Yuan 2009.
     """
-    N, size = len(lists), len(lists[0]) // len(lists)
-    parts = [[numbers[i * size : (i + 1) * size] for i in range(N)] for numbers in lists]
+    N, length = len(lists), len(lists[0])
+    parts = [[mine[i * length // N : (i + 1) * length // N] for i in range(N)] for mine in lists]
     sent = [0] * N
     for turn in range(2 * N - 2):
         adding = turn < N - 1  # first round the ring: collect sums; second: hand the finished ones on
@@ -101,18 +101,18 @@ def sum_gradients(module, group=None):
         dist.all_reduce(w.grad, group=group)
 
 
-def data_parallel(model, group=None):
+def data_parallel(model):
     """Each process takes its rows; gradients are summed. Goyal et al. 2017, section 3."""
     for w in model.parameters():
         dist.broadcast(w.detach(), src=0)
 
     def backward(inputs, targets):
-        inputs, targets = my_rows(inputs, group), my_rows(targets, group)  # (B, T) -> (B / N, T)
-        n_targets = total((targets != -100).sum(), group)
+        inputs, targets = my_rows(inputs), my_rows(targets)  # (B, T) -> (B / N, T)
+        n_targets = total((targets != -100).sum())
         loss = summed_loss(model, inputs, targets, 0.0) / n_targets
         loss.backward()
-        sum_gradients(model, group)
-        return total(loss, group)
+        sum_gradients(model)
+        return total(loss)
 
     return model, backward, model.state_dict
 

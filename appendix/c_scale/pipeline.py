@@ -26,11 +26,9 @@ __all__ = [
 
 # %% c_parallel.ipynb #6da453c0
 def schedule(kind, stage, n_stages, n_micro):
-    """What a stage does, in order: [("F" or "B", micro-batch)]. kind: "gpipe" or "1f1b"."""
+    """What a stage does, in order: [("F" or "B", micro-batch)]. kind: "gpipe" or "1f1b", else KeyError."""
     forward, backward = ([(letter, m) for m in range(n_micro)] for letter in "FB")
-    if kind == "gpipe":
-        return forward + backward
-    ahead = min(n_micro, n_stages - 1 - stage)  # forwards before the first pair of one forward, one backward
+    ahead = {"gpipe": n_micro, "1f1b": min(n_micro, n_stages - 1 - stage)}[kind]  # forwards before the pairs
     pairs = [step for pair in zip(forward[ahead:], backward) for step in pair]
     return forward[:ahead] + pairs + backward[n_micro - ahead :]
 
@@ -90,7 +88,7 @@ def sum_tied(stage, tied, group):
         return
     mine = (stage.embedding.token if stage.first else stage.lm_head).weight.grad  # (V, D)
     other = torch.empty_like(mine)
-    peer = dist.get_global_rank(group, dist.get_world_size(group) - 1 if stage.first else 0)
+    peer = dist.get_process_group_ranks(group)[-1 if stage.first else 0]  # the other end of the pipeline
     both = [dist.P2POp(dist.isend, mine.clone(), peer), dist.P2POp(dist.irecv, other, peer)]
     for transfer in dist.batch_isend_irecv(both):  # both at once: neither waits for the other to begin
         transfer.wait()
@@ -105,8 +103,8 @@ def receive(empty, sender):
 
 def pass_along(stage, micro_batches, n_targets, group):
     """GPipe's order over [(inputs, targets)], each (B, T). The loss of the last stage, 0 of the others."""
-    rank, n_stages = dist.get_rank(group), dist.get_world_size(group)
-    before, after = (dist.get_global_rank(group, (rank + step) % n_stages) for step in (-1, 1))
+    rank, ranks = dist.get_rank(group), dist.get_process_group_ranks(group)
+    before, after = ranks[rank - 1], ranks[(rank + 1) % len(ranks)]
     weight = next(stage.blocks.parameters())  # for its width, dtype and device
     kept, sent, loss = [], [], weight.new_zeros(())
     for x, targets in micro_batches:
@@ -149,6 +147,8 @@ def pipeline(model, micro_batches=4, schedule=None, group=None, data=None):
         n_targets = (targets != -100).sum()  # of the whole batch, which every process is given here
         if data is not None:
             inputs, targets = my_rows(inputs, data), my_rows(targets, data)
+        if (B := len(inputs)) % micro_batches:
+            raise ValueError(f"{B} windows do not divide among {micro_batches} micro-batches; use a multiple")
         if schedule is None:
             pieces = list(zip(inputs.chunk(micro_batches), targets.chunk(micro_batches)))
             loss = pass_along(stage, pieces, n_targets, group)

@@ -31,6 +31,7 @@ METHODS = {
     "fsdp-tensor": fsdp_tensor,
     "data-pipeline": data_pipeline,
 }
+MOST = 1_000_000  # steps, windows or seconds
 
 
 def run(options):
@@ -63,14 +64,21 @@ def parse(arguments=None):
     options = parser.parse_args(arguments)
     if options.out and not Path(options.out).resolve().parent.is_dir():
         parser.error(f"--out {options.out}: its folder does not exist; make it first")
+    if options.out and Path(options.out).is_dir():
+        parser.error(f"--out {options.out}: is a folder; name a file")
     for name in ("steps", "batch_size", "timeout"):
-        if getattr(options, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} {getattr(options, name)}: expected 1 or more")
+        if not 1 <= getattr(options, name) <= MOST:
+            parser.error(f"--{name.replace('_', '-')} {getattr(options, name)}: expected 1 to {MOST}")
     return options
 
 
-if __name__ == "__main__":
+def main(arguments=None):
+    options = parse(arguments)
     try:
-        run(parse())
+        run(options)
     except (ValueError, OSError) as error:
         named_exit(error)
+
+
+if __name__ == "__main__":
+    main()

@@ -13,7 +13,7 @@ import symtable
 import sys
 import textwrap
 
-from notebooks.files import HAND_WRITTEN, ROOT, notebook_paths, python_of, read_notebook
+from notebooks.files import FOLDERS, HAND_WRITTEN, ROOT, notebook_paths, python_of, read_notebook
 
 DIRECTIVE = re.compile(r"^#\|[ \t]*(\w+)[ \t]*(.*)$", flags=re.M)
 
@@ -113,11 +113,13 @@ def import_lines(source, siblings, imports, folder, offers=()):
             else:
                 by_module.setdefault(relative(statement.module, folder), set()).add(shown)
     plain |= {from_import(module, sorted(names, key=import_order)) for module, names in by_module.items()}
-    groups = [[], [], []]
+    course = {folder.split("/")[0] for folder in FOLDERS}
+    groups = [[], [], [], []]  # Python's, others', the course's, the folder's own
     for line in sorted(plain, key=lambda line: (line.startswith("from"), line.split()[1].lower())):
         module = line.split()[1]
-        local = module.startswith(".")
-        groups[2 if local else module.split(".")[0] not in sys.stdlib_module_names].append(line)
+        package = module.split(".")[0]  # empty for a module of the same folder
+        elsewhere = 2 if package in course else package not in sys.stdlib_module_names
+        groups[elsewhere if package else 3].append(line)
     return "\n\n".join("\n".join(group) for group in groups if group)
 
 
