@@ -21,7 +21,7 @@ from appendix.c_scale.shards import read_record, shard_paths, write_record
 from appendix.c_scale.train_distributed import export, parse
 from ch05_training.data import TokenDataset
 from ch05_training.files import read_checkpoint
-from ch05_training.folder import checkpoint_paths
+from ch05_training.folder import alone_in, checkpoint_paths
 from ch05_training.training import TrainConfig
 from ch06_inference import gpt
 
@@ -33,11 +33,12 @@ TINY = ["train", "--preset", "tiny", "--device", "cpu", *SETTINGS]
 
 # A process that has imported all that takes seconds, and forks the ranks of one job after another.
 SERVER = f"""
-import json, os, resource, signal, sys, time, traceback
+import faulthandler, gc, json, os, resource, signal, sys, time, traceback
 import torch
 from {MODULE} import main
 from appendix.c_scale import train_distributed
 torch.set_num_threads(1)
+HOLDERS = "DistributedDataParallel", "Reducer"  # that end the process group with Python's lock: a deadlock
 print("ready", flush=True)
 
 def start(job):
@@ -50,6 +51,7 @@ def start(job):
         for number in (1, 2):
             os.dup2(log, number)
         sys.stdin = open(os.devnull)
+        faulthandler.dump_traceback_later(220, exit=True)  # where one hangs
         os.environ.update(job["env"])
         if job["limit"]:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -67,6 +69,12 @@ def start(job):
                     os.kill(os.getpid(), signal.SIGKILL)
                 return step(self, asked)
             train_distributed.DistributedTrainer.take_step = take_step
+        destroy = torch.distributed.destroy_process_group
+        def destroy_process_group():
+            held = [type(o).__name__ for o in gc.get_objects() if type(o).__name__ in HOLDERS]
+            assert not held, f"still there: {{held}}"
+            destroy()
+        torch.distributed.destroy_process_group = destroy_process_group
         main(job["arguments"])
         code = 0
     except SystemExit as stopped:
@@ -251,6 +259,20 @@ def test_no_window_is_left_out_or_taken_twice(size):
     assert torch.equal(inputs, whole[0]) and torch.equal(targets, whole[1])
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 6, 12])
+def test_each_pass_over_the_text_takes_each_window_once_over_all_ranks(size):
+    data, config = TokenDataset(torch.arange(120 * 8 + 1), 8), TrainConfig(batch_size=4, grad_accum=3)
+    for first in range(0, 360, 120):  # three passes of 10 steps
+        starts = [
+            inputs[:, 0].tolist()
+            for step in range(first, first + 120, 12)
+            for rank in range(size)
+            for inputs, _ in micro_batches(data, step, config, Ranks(rank, size))
+        ]
+        assert sorted(sum(starts, [])) == sorted(data.windows(0, 120, config.seed)[0][:, 0].tolist())
+        assert len(set(sum(starts, []))) == 120
+
+
 # ---------------------------------------------------------------- checkpoints for any number of ranks
 
 
@@ -414,6 +436,17 @@ def test_what_does_not_fit_is_named(ranks, sharded, text, tmp_path):
         text.write_bytes(original)
     fails(ranks(["train", "--resume", run], 2, others=["--max-lr", "0.1"]), "rank 1", "max_lr=0.1")
     assert snapshot(run) == before
+
+
+def test_a_run_dir_that_is_a_file_or_in_use_is_named(ranks, text, tmp_path):
+    arguments = [*TINY, "--text", text, "--run-dir"]
+    fails(ranks([*arguments, text], 2), f"{text} is a file", "--run-dir")
+    (run := tmp_path / "run").mkdir()
+    (run / "tokenizer.json").write_text("another's")
+    with alone_in(run):
+        fails(ranks([*arguments, run], 2), "another process trains in", run)
+    assert (run / "tokenizer.json").read_text() == "another's"
+    fails(ranks([*arguments, tmp_path / "new"], 1, limits={0: 2000}), "tokenizer.json", "File too large")
 
 
 def test_windows_that_cannot_be_shared_evenly():
