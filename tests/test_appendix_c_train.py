@@ -39,6 +39,7 @@ from {MODULE} import main
 from appendix.c_scale import train_distributed
 torch.set_num_threads(1)
 HOLDERS = "DistributedDataParallel", "Reducer"  # that end the process group with Python's lock: a deadlock
+gc.freeze()  # or each process would copy what it looks through
 print("ready", flush=True)
 
 def start(job):
