@@ -1,6 +1,7 @@
 """The processes that train together: how they meet, and what they tell each other. Written by hand."""
 
 import contextlib
+import gc
 import os
 import warnings
 from dataclasses import dataclass
@@ -75,9 +76,14 @@ class Ranks:
             raise told from None
 
     def leave(self):
-        """The processes part: from here on, nothing is told any more."""
+        """The processes part: from here on, nothing is told any more.
+
+        Nobody else may hold the process group then. Whoever lets go of it last waits for its threads, and a
+        DistributedDataParallel does so with Python's lock, which those threads may need: both wait forever.
+        """
         if self.size > 1:
             dist.barrier()
+            gc.collect()
             dist.destroy_process_group()
 
 

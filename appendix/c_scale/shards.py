@@ -104,7 +104,8 @@ def save_shards(run_dir, state, config, texts, ranks):
         except CheckpointException as error:  # the same on every rank
             rank, (why, _) = min(error.failures.items())
             shutil.rmtree(part, ignore_errors=True)
-            raise OSError(f"{path} could not be written by rank {rank} ({why}); earlier ones stay") from None
+            what = f"{path} could not be written by rank {rank} ({why})"
+            raise OSError(f"{what}; is the disk full? earlier checkpoints stay") from None
     mine = [file for file in part.glob(f"__{ranks.rank}_*")] + [part / INDEX] * ranks.first
     digests = ranks.objects({file.name: [file.stat().st_size, digest_of(file)] for file in mine})
     with ranks.together():

@@ -22,7 +22,8 @@ from ch04_transformer.fields import Positive
 from ch04_transformer.transformer import GPT, GPTConfig, count_parameters
 from ch05_training.config import check_compiler
 from ch05_training.data import TokenDataset
-from ch05_training.folder import checkpoint_paths, step_of
+from ch05_training.files import naming
+from ch05_training.folder import alone_in, checkpoint_paths, step_of
 from ch05_training.training import TrainConfig
 from ch06_inference.assembly import load_run, new_run_folder, preset_settings, report, watch_first_loss
 from ch06_inference.folders import what_is_there
@@ -75,6 +76,7 @@ class DistributedCommand(TrainCommand):
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(Lasting(sys.stderr)):
             trainer, prepared = self.trainer(ranks)
             model = train(trainer, self.shard)
+            trainer.model = None  # DDP holds the process group too; see Ranks.leave
             ranks.leave()
             if ranks.first:
                 finish(trainer, model, *prepared)
@@ -117,6 +119,8 @@ class DistributedCommand(TrainCommand):
     def prepare(self):
         """On rank 0: the run's folder, begun, GPTConfig, TrainConfig, both streams, tokenizer, texts."""
         model, config, run = self.model, self.train, self.resume
+        if (folder := run or self.out).exists() and not folder.is_dir():
+            raise FileExistsError(f"{folder} is a file; name a folder with --{'run-dir' if run else 'out'}")
         record = newest_record(run) if run else None
         if record is not None:
             texts = texts_of_run(run, self.text, self.held_out)
@@ -140,10 +144,10 @@ class DistributedCommand(TrainCommand):
             check_unchanged(run, texts, record["data"], here)
         check_length(texts, tokenizer, model.context_length)
         run = run or new_run_folder(self.out)
-        run.mkdir(parents=True, exist_ok=True)
-        if record is None:
-            tokenizer.save(run / "tokenizer.json")
-        record_texts(run, texts)
+        with alone_in(run), naming(run / "tokenizer.json"):  # or another's run would get this tokenizer
+            if record is None:
+                tokenizer.save(run / "tokenizer.json")
+            record_texts(run, texts)
         return run, model, config, streams, tokenizer, texts
 
 
@@ -304,7 +308,8 @@ def main(arguments=None):
             if not is_loss_of_a_rank(error):
                 raise
             saved = "what is saved stays; torchrun --max-restarts goes on from the last checkpoint"
-            say(f"error: rank {rank} lost the connection to another ({first_line(error)}); {saved}")
+            late = "; if the other is only slow, give a longer --timeout" if "imed out" in str(error) else ""
+            say(f"error: rank {rank} lost the connection to another ({first_line(error)}){late}; {saved}")
             sys.exit(1)
         except (KeyboardInterrupt, SystemExit) as stopped:
             if notes := getattr(stopped, "__notes__", []):
