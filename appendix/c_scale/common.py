@@ -3,6 +3,7 @@
 Written by hand.
 """
 
+import gc
 import os
 import re
 import sys
@@ -65,6 +66,7 @@ def process_group(timeout=60):
         raise ConnectionError(
             f"another process has ended or did not answer within {timeout} s (master {master}): {reason}"
         ) from error
+    gc.collect()  # a DistributedDataParallel that still holds the group could wait for its threads forever
     dist.destroy_process_group()
 
 
