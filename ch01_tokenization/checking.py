@@ -91,7 +91,7 @@ class Exercise:
     the mistakes; a sign that fails on what it is given says no. errors: {diagnosis: sign(case, error)}, the
     same for an answer that stops with an error. refuses: the errors that the right answer
     raises in some cases. inputs_stay: whether an answer must leave its arguments as they are. steps: how many
-    lines of an answer may run in one case.
+    lines of an answer may run in one case, and endless asks what may be wrong when more do.
     """
 
     right: Callable | tuple
@@ -104,6 +104,7 @@ class Exercise:
     refuses: tuple = ()
     inputs_stay: bool = True
     steps: int = 100_000
+    endless: str = "Is there a loop whose condition never becomes false?"
 
 
 @dataclass(frozen=True)
@@ -246,8 +247,8 @@ def diagnose_on(device, exercise, answer, seed, park):
             raise expected[-1].error  # a fault of the check
         mine, shown = copied(case), described(exercise, case)
         endless = (
-            f"It has not come to an end after {exercise.steps:,} steps. Is there a loop whose condition "
-            f"never becomes false?\n    for       {shown}"
+            f"It has not come to an end after {exercise.steps:,} steps. {exercise.endless}\n"
+            f"    for       {shown}"
         )
         park_here = (lambda words=endless: park(words)) if park else None
         got.append(outcome(exercise.run, answer, mine, exercise.steps, park_here))

@@ -140,12 +140,23 @@ def test_one_wrong_answer_leads_to_its_section(section, question, wrong):
         ("reduced", [(1, 2), [1, 2], torch.Size([1, 2])]),
         ("entropy", [1.5, 3 / 2, 1.503]),
         ("perplexity", [8, 8.0]),
-        ("overflow", ["float16", "Float16", "torch.float16", torch.float16]),
+        ("overflow", ["float16", "Float16", " float16 ", "Torch.float16", torch.float16, torch.half]),
     ],
 )
 def test_right_answers_count_however_they_are_written(question, given_as):
     for answer in given_as:
         assert which_to_read({**all_right(), question: answer}) == [], answer
+
+
+@pytest.mark.parametrize(
+    "question, near", [("step", 0.94), ("step", 0.96), ("perplexity", 7.99), ("entropy", 1.51)]
+)
+def test_a_number_that_is_wrong_in_its_second_digit_is_wrong(question, near):
+    assert len(which_to_read({**all_right(), question: near})) == 1
+
+
+def test_a_number_too_large_for_a_float_is_wrong_too():
+    assert which_to_read({**all_right(), "element": 10**400}) == ["Tensors"]
 
 
 def test_an_unknown_question_is_named():

@@ -205,6 +205,14 @@ def test_a_loop_without_end_is_left(answer):
     assert sys.gettrace() is None or "coverage" in repr(sys.gettrace())
 
 
+def test_an_exercise_may_ask_its_own_question_of_a_loop_without_end():
+    exercise = Exercise(
+        right=double, cases=lambda draw: [(1,)], mistakes={}, steps=2000, endless="Is it each path?"
+    )
+    with pytest.raises(AssertionError, match=r"after 2,000 steps\. Is it each path\?\n"):
+        checker({"0.2": exercise})("0.2", endless)
+
+
 def loud(x):
     print("x" * 5_000_000)
     return 2 * x

@@ -31,6 +31,12 @@ def from_the_left(shape):
     return tuple(math.prod(shape[:dim]) for dim in range(len(shape)))
 
 
+def exchanged_by_number(shape, first, second):
+    """Compares the dimensions with 0, 1, 2, ..., so that negative ones are never met."""
+    strides, places = strides_of(shape), {first: second, second: first}
+    return tuple(strides[places.get(dim, dim)] for dim in range(len(shape)))
+
+
 def drawn_shape(draw, n):
     """n different sizes of 2 or more, so that no two dimensions can be taken for each other."""
     sizes = [2, 3, 4, 5, 6, 7]
@@ -70,7 +76,16 @@ STRIDES = Exercise(
             lambda shape, first, second: exchanged(from_the_left(shape), first, second),
             lambda shape, first, second: from_the_left(shape),
             lambda shape, first, second: strides_of(shape[::-1])[::-1],
+            lambda shape, first, second: exchanged(strides_of(shape)[::-1], first, second),
         ],
+        "The first size is multiplied in and the last one is not. A stride is the product of the sizes after "
+        "its dimension.": lambda shape, first, second: exchanged(strides_of((1, *shape[:-1])), first, second),
+        "A negative dimension loses its sign. It counts from the end: -1 is the last one.": (
+            lambda shape, first, second: exchanged(strides_of(shape), abs(first), abs(second))
+        ),
+        "A negative dimension is not found among 0, 1, 2, ... Add the number of dimensions to it.": (
+            exchanged_by_number
+        ),
         "A dimension's own size is multiplied into its stride. Only the sizes after it count, so the last "
         "one has stride 1.": lambda shape, first, second: exchanged(
             [math.prod(shape[dim:]) for dim in range(len(shape))], first, second
@@ -162,6 +177,21 @@ def all_are_stretched(shapes):
     return shape_of_sum([tuple(size or 1 for size in shape) for shape in shapes])
 
 
+def without_zeros(shapes, alone):
+    """Refuses a size of 0: everywhere, or only beside a 1."""
+    dimensions = max(len(shape) for shape in shapes)
+    for sizes in zip(*((1,) * (dimensions - len(shape)) + tuple(shape) for shape in shapes)):
+        if 0 in sizes and (alone or 1 in sizes):
+            raise ValueError("a size of 0")
+    return shape_of_sum(shapes)
+
+
+def truncated(shapes, dimensions):
+    """Pads to the dimensions given, and goes as far as the shortest shape."""
+    columns = zip(*((1,) * (dimensions - len(shape)) + tuple(shape) for shape in shapes))
+    return sum((shape_of_sum([(size,) for size in sizes]) for sizes in columns), ())
+
+
 def drawn_shapes(draw, fits):
     """Three or four shapes that fit, or that do not in one dimension."""
     full = drawn_shape(draw, draw.whole(3, 4))
@@ -189,6 +219,7 @@ SHAPES = Exercise(
         ([(), (2, 1)],),
         ([()],),
         ([(0,), (1,)],),
+        ([(0, 2)],),
         ([(1, 3), (0, 1), (3,)],),
         ([(2,), (0,)],),
         drawn_shapes(draw, True),
@@ -200,7 +231,12 @@ SHAPES = Exercise(
         "front.": [
             lambda shapes: shape_of_sum(shapes, align="left"),
             lambda shapes: shape_of_sum(shapes, align="left", pick="largest"),
+            lambda shapes: truncated(shapes, 0),
         ],
+        "The number of dimensions is that of the first shape. The longest one decides.": (
+            lambda shapes: truncated(shapes, len(shapes[0]))
+        ),
+        "The dimensions come out in reverse order.": lambda shapes: shape_of_sum(shapes)[::-1],
         "It never refuses. Two sizes that differ, and of which none is 1, do not fit.": [
             lambda shapes: shape_of_sum(shapes, refuse=False, pick="largest"),
             lambda shapes: shape_of_sum(shapes, refuse=False, pick="last"),
@@ -223,7 +259,14 @@ SHAPES = Exercise(
         ),
         "Each shape is compared with the next one only. A 1 between two others hides that they do not "
         "fit.": two_at_a_time,
-        "A size of 0 is treated like 1. It is a size like others, and does not stretch.": all_are_stretched,
+        "A size of 0 is treated like 1. It is a size like others, and does not stretch.": [
+            all_are_stretched,
+            lambda shapes: tuple(size or 1 for size in shape_of_sum(shapes)),
+        ],
+        "A size of 0 is refused. It is a size like others, to which a 1 is stretched.": [
+            lambda shapes: without_zeros(shapes, alone=True),
+            lambda shapes: without_zeros(shapes, alone=False),
+        ],
     },
     signs={
         "There should be as many dimensions as the longest shape has.": lambda case, got, expected: (
@@ -269,6 +312,39 @@ def of_size_1(gradient, shape, how="sum", keepdim=True):
         if shape[dim] == 1:
             gradient = getattr(gradient, how)(dim=lacking + dim, keepdim=keepdim)
     return gradient
+
+
+def numbers_move(gradient, shape):
+    """Sums over dimension 0, then 1, ..., although the dimensions move up after each sum."""
+    for dim in range(gradient.dim() - len(shape)):
+        gradient = gradient.sum(dim=dim)
+    return of_size_1(gradient, shape)
+
+
+def only_one_in_front(gradient, shape):
+    if gradient.dim() > len(shape):
+        gradient = gradient.sum(dim=0)
+    for dim, size in enumerate(shape):
+        if size == 1:
+            gradient = gradient.sum(dim=dim, keepdim=True)
+    return gradient
+
+
+def from_the_first(gradient, shape):
+    """Counts the dimensions of shape from the left of the gradient, before those in front are gone."""
+    for dim, size in enumerate(shape):
+        if size == 1:
+            gradient = gradient.sum(dim=dim, keepdim=True)
+    return in_front(gradient, shape)
+
+
+def empty_tuple(gradient, shape, at_once):
+    """PyTorch takes an empty tuple of dimensions for all of them."""
+    extra = gradient.dim() - len(shape)
+    if at_once:
+        ones = [extra + dim for dim, size in enumerate(shape) if size == 1]
+        return gradient.sum(dim=[*range(extra), *ones]).reshape(shape)
+    return from_the_first(gradient.sum(dim=tuple(range(extra))), shape)
 
 
 def first_of_each(gradient, shape):
@@ -331,6 +407,22 @@ UNBROADCAST = Exercise(
             else gradient,
             shape,
         ),
+        "After each sum the dimensions move up, so that the next one in front is dimension 0 again.": (
+            numbers_move
+        ),
+        "Only one dimension in front is summed away. There may be several.": only_one_in_front,
+        "The dimensions of shape are counted from the left of the gradient. Shapes meet at the right: sum "
+        "over those in front first.": from_the_first,
+        "PyTorch takes an empty tuple of dimensions for all of them. Where there is nothing to sum over, do "
+        "not sum.": [
+            lambda gradient, shape: empty_tuple(gradient, shape, at_once=False),
+            lambda gradient, shape: empty_tuple(gradient, shape, at_once=True),
+        ],
+        "reshape puts numbers together by their order in the storage, whichever dimension they belong to. "
+        "Sum over each dimension that was stretched.": [
+            lambda gradient, shape: gradient.reshape(-1, math.prod(shape)).sum(dim=0).reshape(shape),
+            lambda gradient, shape: gradient.reshape(math.prod(shape), -1).sum(dim=1).reshape(shape),
+        ],
         "The largest slope is kept. All of them count: they add up.": lambda gradient, shape: in_front(
             of_size_1(gradient, shape, "amax"), shape, "amax"
         ),
@@ -405,11 +497,23 @@ DARTS = Exercise(
             lambda p, darts: (p <= darts[:, None]).sum(dim=1),
             lambda p, darts: (p > darts[:, None]).long().argmax(dim=1),
             lambda p, darts: (p < darts[:, None]).sum(dim=1),
+            lambda p, darts: (p - darts[:, None]).abs().argmin(dim=1),
         ],
+        "It takes the end that is nearest to the dart. The part that is hit has the first end beyond it.": (
+            lambda p, darts: (p.cumsum(dim=1) - darts[:, None]).abs().argmin(dim=1)
+        ),
+        "It gives the last token, whatever the dart. Stop at the first end beyond the dart.": (
+            lambda p, darts: torch.full_like(darts, p.size(1) - 1, dtype=torch.int64)
+        ),
+        "All parts are taken to be equally long. Each is as long as its probability.": (
+            lambda p, darts: (darts * p.size(1)).long()
+        ),
         "The number is one too large. Count the parts that end at or before the dart; counting begins at "
         "0.": [
             lambda p, darts: draw_tokens(p, darts) + 1,
             lambda p, darts: (draw_tokens(p, darts) + 1).clamp(max=p.size(1) - 1),
+            lambda p, darts: (p.cumsum(dim=1) - p < darts[:, None]).sum(dim=1),
+            lambda p, darts: (p.cumsum(dim=1) - p <= darts[:, None]).sum(dim=1),
         ],
         "The number is one too small.": [
             lambda p, darts: draw_tokens(p, darts) - 1,
@@ -505,6 +609,20 @@ def one_by_one(p, q):
     return -h.sum(dim=-1), -cross.sum(dim=-1), (h - cross).sum(dim=-1)
 
 
+def zero_too_late(p, q, infinite):
+    """The 0 is put in place of the whole sum; what is infinite may become the largest float."""
+    h, cross, _ = plain_bits(p, q)
+    h, cross = (torch.nan_to_num(each, nan=0.0, posinf=infinite) for each in (h, cross))
+    return h, cross, cross - h
+
+
+def weight_of_1(p, q):
+    """A p of 0 is replaced by 1, in the weights too."""
+    s = torch.where(p > 0, p, 1.0)
+    h, cross = -(s * s.log2()).sum(dim=-1), -(s * q.log2()).sum(dim=-1)
+    return h, cross, cross - h
+
+
 def drawn_pair(draw, *shape, dtype=torch.float32):
     """Two tables of distributions; p has zeros in places."""
     p, q = (draw.normal(*shape).to(dtype).softmax(dim=-1) for _ in range(2))
@@ -537,7 +655,35 @@ BITS = Exercise(
         "These are nats. A bit is ln 2 nats: take the logarithm to the base 2, or divide by ln 2.": [
             scaled(math.log(2)),
             scaled(math.log(2) ** 2),
+            *(scaled(math.log(2), (number,)) for number in range(3)),
+            lambda p, q: (
+                in_bits(p, q)[0] * math.log(2),
+                in_bits(p, q)[1],
+                in_bits(p, q)[1] - in_bits(p, q)[0] * math.log(2),
+            ),
         ],
+        "It is divided by ln 2 once too often: log2 gives bits already.": scaled(1 / math.log(2)),
+        "The first two results have changed places. The entropy comes first.": lambda p, q: (
+            in_bits(p, q)[1],
+            in_bits(p, q)[0],
+            in_bits(p, q)[2],
+        ),
+        "The entropy is that of q. It should be that of p.": [
+            lambda p, q: (in_bits(q, q)[0], *in_bits(p, q)[1:]),
+            lambda p, q: (in_bits(q, q)[0], in_bits(p, q)[1], in_bits(p, q)[1] - in_bits(q, q)[0]),
+        ],
+        "The logarithms are added up without their weights p.": [
+            lambda p, q: (-p.log2().sum(dim=-1), -q.log2().sum(dim=-1), (p / q).log2().sum(dim=-1)),
+            lambda p, q: (-p.log2().sum(dim=-1), -q.log2().sum(dim=-1), (p.log2() - q.log2()).sum(dim=-1)),
+            lambda p, q: (*in_bits(p, q)[:2], (p / q).log2().sum(dim=-1)),
+        ],
+        "The whole sum becomes 0 where one summand is not a number. Put the 0 in place of that summand, "
+        "before the sum.": [
+            lambda p, q, infinite=infinite: zero_too_late(p, q, infinite) for infinite in (None, math.inf)
+        ],
+        "Where p is 0 it is replaced by 1, also as a weight. What never happens has the weight 0.": (
+            weight_of_1
+        ),
         "The logarithm is to the base 10. Bits need the base 2.": scaled(math.log10(2)),
         "The signs are the wrong way round. Logarithms of probabilities are negative, and surprise is not.": [
             scaled(-1),
@@ -594,6 +740,12 @@ BITS = Exercise(
         ],
     },
     signs={
+        "Each result should be a tensor with the dtype of p, and its shape without the last dimension.": (
+            lambda case, got, expected: any(
+                not isinstance(mine, torch.Tensor) or (mine.shape, mine.dtype) != (right.shape, right.dtype)
+                for mine, right in zip(got, expected)
+            )
+        ),
         "The entropy of p is wrong.": lambda case, got, expected: (
             len(got) == 3 and not torch.allclose(got[0], expected[0], rtol=1e-4, atol=1e-4)
         ),
@@ -607,6 +759,11 @@ BITS = Exercise(
         ),
         "The divergence is wrong. It is the cross-entropy less the entropy.": lambda case, got, expected: (
             len(got) == 3
+        ),
+    },
+    errors={
+        "p may have one dimension, or three. The distributions lie along the last one: dim=-1.": (
+            lambda case, error: isinstance(error, IndexError) and "out of range" in str(error)
         ),
     },
 )
@@ -651,14 +808,23 @@ def added_links(w, b, x, t):
     return (2 * (y - t) + (1 - y**2) + x).mean(), (2 * (y - t) + (1 - y**2)).mean()
 
 
-def for_each_example(w, b, x, t):
+def for_each_example(w, b, x, t, which=(0, 1)):
     y = torch.tanh(w * x + b)
     at_z = 2 * (y - t) * (1 - y**2) / len(x)
-    return at_z * x, at_z
+    return tuple(each if n in which else each.sum() for n, each in enumerate((at_z * x, at_z)))
 
 
-def the_other_way(function, w, b, x, t):
-    return function(w, b, x, t)
+def a_line(w, b, x, t):
+    at_y = 2 * (w * x + b - t) / len(x)
+    return (at_y * x).sum(), at_y.sum()
+
+
+def without_b(w, b, x, t):
+    return slopes(w, torch.zeros_like(b), x, t)
+
+
+def is_right(mine, right):
+    return mine.shape == right.shape and torch.isclose(mine, right, rtol=1e-4, atol=1e-4)
 
 
 def drawn_neuron(draw, N, dtype=torch.float32):
@@ -693,12 +859,24 @@ CHAIN = Exercise(
             at_z=lambda y, z: 1 - z**2
         ),
         "The slope of tanh is taken to be 1 - y, without the square.": by_parts(at_z=lambda y, z: 1 - y),
+        "The slope of tanh is another one. It is 1 - y²: the square is that of y, and it is subtracted.": [
+            by_parts(at_z=lambda y, z: (1 - y) ** 2),
+            by_parts(at_z=lambda y, z: 1 + y**2),
+            by_parts(at_z=lambda y, z: y**2),
+        ],
+        "tanh is applied twice. y is tanh z already, so that its slope is 1 - y².": by_parts(
+            at_z=lambda y, z: 1 - y.tanh() ** 2
+        ),
+        "It is divided by N twice. mean() divides by N as well.": by_parts(
+            at_y=lambda y, t: 2 * (y - t) / len(y)
+        ),
+        "b is missing in z = w x + b.": without_b,
+        "There is no tanh in it: y is z here.": a_line,
         "That is the slope of a sigmoid, y (1 - y). The slope of tanh is 1 - y².": by_parts(
             at_z=lambda y, z: y * (1 - y)
         ),
-        "The difference is the wrong way round: the slope of (y - t)² for y is 2 (y - t).": by_parts(
-            at_y=lambda y, t: 2 * (t - y)
-        ),
+        "A sign is the wrong way round: the slopes are 2 (y - t) for the square, and 1 - y² for "
+        "tanh.": by_parts(at_y=lambda y, t: 2 * (t - y)),
         "It is the chain of (y - t)² without y - t in it. The slope of a square depends on where one "
         "is.": by_parts(at_y=lambda y, t: 2 * torch.ones_like(y)),
         "The loss itself is in the chain, (y - t)², in place of its slope 2 (y - t).": by_parts(
@@ -726,15 +904,18 @@ CHAIN = Exercise(
         "Examples are averaged before they are multiplied. Each example is a path: multiply along it first, "
         "then add the paths.": [product_of_means, mean_of_each_link],
         "The links of the chain are added. Along a path slopes multiply.": added_links,
-        "There is a slope for each example. They all lead to the same w and b, so their paths add up: "
-        "sum.": for_each_example,
+        "There is a slope for each example. They all lead to the same w and b, so their paths add up: sum.": [
+            for_each_example,
+            lambda w, b, x, t: for_each_example(w, b, x, t, which=(0,)),
+            lambda w, b, x, t: for_each_example(w, b, x, t, which=(1,)),
+        ],
     },
     signs={
-        "The slope for b is right, and the one for w is not.": lambda case, got, expected: torch.isclose(
-            got[1], expected[1], rtol=1e-4, atol=1e-4
+        "The slope for b is right, and the one for w is not.": lambda case, got, expected: (
+            got[0].shape == expected[0].shape and is_right(got[1], expected[1])
         ),
-        "The slope for w is right, and the one for b is not.": lambda case, got, expected: torch.isclose(
-            got[0], expected[0], rtol=1e-4, atol=1e-4
+        "The slope for w is right, and the one for b is not.": lambda case, got, expected: (
+            got[1].shape == expected[1].shape and is_right(got[0], expected[0])
         ),
     },
 )
@@ -794,6 +975,17 @@ def adds_up_itself(a, b):
     return result
 
 
+def in_place(a, b):
+    a.data /= b.data
+    return a
+
+
+def grad_of_1(a, b):
+    result = divide(a, b)
+    result.grad = 1.0
+    return result
+
+
 DIVIDE = Exercise(
     right=divide,
     run=divided,
@@ -817,6 +1009,7 @@ DIVIDE = Exercise(
         "The slope for b has no a in it. The larger a is, the more a change of b matters.": [
             division(for_b=lambda a, b: -1 / b**2),
             division(for_b=lambda a, b: 1 / b**2),
+            division(for_b=lambda a, b: -1 / b),
         ],
         "The slope for b is that of multiplication, or that of b alone. Write a / b as a times b to the "
         "power -1.": [
@@ -847,13 +1040,15 @@ DIVIDE = Exercise(
         "Both slopes are divided by b squared. The one for a has no square.": division(
             for_a=lambda a, b: a / b**2, for_b=lambda a, b: -a / b**2
         ),
+        "It divides by a somewhere, and a may be 0.": division(for_a=lambda a, b: a / b / a),
+        "It changes a. Return a new node, and leave a as it is.": in_place,
+        "The grad of the result is set. That is the work of backward, and it is 0 until then.": grad_of_1,
         "Only one of the two parents is noted. The result depends on both.": [
             lambda a, b: Node(a.data / b.data, (a,), (1 / b.data,)),
             lambda a, b: Node(a.data / b.data, (b,), (-a.data / b.data**2,)),
         ],
-        "No parents are noted, so nothing will find its way back to a and b.": lambda a, b: Node(
-            a.data / b.data
-        ),
+        "Nothing finds its way back to a and b. No parents are noted, or the parents are not a and b "
+        "themselves, or the slopes are 0.": lambda a, b: Node(a.data / b.data),
     },
     signs={
         "The value is not a / b.": lambda case, got, expected: (
@@ -870,6 +1065,8 @@ DIVIDE = Exercise(
         "A Node stands where a number is needed. Its value is a.data.": lambda case, error: (
             "unsupported operand" in str(error) and "Node" in str(error)
         ),
+        "The parents should be nodes, a and b themselves. A Node takes its value, its parents and its slopes, "
+        "in this order.": lambda case, error: "no attribute 'parents'" in str(error),
         "The result should be a Node, with data, parents and slopes.": lambda case, error: isinstance(
             error, AttributeError
         ),
@@ -986,6 +1183,44 @@ def hands_on_its_total(result):
             waiting.append(parent)
 
 
+def first_use_missed(result):
+    """A node's first use is not counted, so its count gets to 0 one arrival too early, or never."""
+    uses, found = {result: 0}, [result]
+    while found:
+        for parent in found.pop().parents:
+            if parent in uses:
+                uses[parent] += 1
+            else:
+                uses[parent] = 0
+                found.append(parent)
+    result.grad, ready = 1.0, [result]
+    while ready:
+        node = ready.pop()
+        for parent, slope in zip(node.parents, node.slopes):
+            parent.grad += node.grad * slope
+            uses[parent] -= 1
+            if not uses[parent]:
+                ready.append(parent)
+
+
+def along_one_path(which):
+    def wrong(result):
+        node, result.grad = result, 1.0
+        while node.parents:
+            for parent, slope in zip(node.parents, node.slopes):
+                parent.grad += node.grad * slope
+            node = node.parents[which]
+
+    return wrong
+
+
+def added_along_the_path(result):
+    result.grad = 1.0
+    for node in backwards(result):
+        for parent, slope in zip(node.parents, node.slopes):
+            parent.grad += node.grad + slope
+
+
 def parents_only(result):
     result.grad = 1.0
     for parent, slope in zip(result.parents, result.slopes):
@@ -1011,6 +1246,7 @@ WALK = Exercise(
     right=backward,
     run=all_grads,
     steps=400_000,
+    endless="Is a node walked through once for each path, or is there a loop that never ends?",
     cases=lambda draw: [
         ((((), ()),),),
         (chain(2, 3.0),),
@@ -1057,7 +1293,16 @@ WALK = Exercise(
         "slopes count.": once_for_each_parent,
         "A node that is reached again hands on all of its grad again, the part that it had handed on before "
         "too.": hands_on_its_total,
-        "Only the result gets a grad.": handing_on(lambda result: []),
+        "Only the result gets a grad. To each parent's grad, grad times slope has to be added, and the grad "
+        "of the result is 1 before that begins.": handing_on(lambda result: []),
+        "The first use of a node is not counted. Its count gets to 0 one arrival too early, or never.": (
+            first_use_missed
+        ),
+        "It follows one parent of each node only. All of them have to be walked through.": [
+            along_one_path(0),
+            along_one_path(-1),
+        ],
+        "grad and slope are added. Along a path they multiply.": added_along_the_path,
     },
     signs={
         "A node that another one uses twice should get both slopes.": lambda case, got, expected: (
@@ -1099,33 +1344,52 @@ def optimizer(
     always_first=False,
     stuck=False,
     default=0.9,
+    divisor=lambda beta, t: 1 - beta**t,
+    for_each=False,
+    none="skip",
+    from_first=False,
+    fixed=False,
+    with_lr=True,
 ):
     """AverageSGD as it should be, and wrong by its options."""
 
     class AverageSGD:
         def __init__(self, parameters, lr, beta=default):
-            self.parameters, self.lr, self.beta, self.t = list(parameters), lr, beta, begin
+            self.parameters, self.lr, self.t = list(parameters), lr if with_lr else 1.0, begin
+            self.beta = 0.9 if fixed else beta
             self.averages = [torch.zeros_like(parameter) for parameter in self.parameters]
 
         def zero_grad(self):
             if clear:
                 for parameter in self.parameters:
-                    parameter.grad = None
+                    if none == "zero" and parameter.grad is not None:
+                        parameter.grad.zero_()
+                    else:
+                        parameter.grad = None
 
         @torch.no_grad()
         def step(self):
             self.t += not stuck
             last = 0.0
+            place = -1
             for number, parameter in enumerate(self.parameters):
-                if parameter.grad is None:
+                self.t += for_each and number > 0
+                if parameter.grad is None and none == "stop":
+                    return
+                if parameter.grad is None and none != "fade":
                     continue
-                before = last if shared and number else self.averages[number]
-                average = old(self.beta) * before + fresh(self.beta) * parameter.grad
-                last = average.mean() if shared else average
+                place = place + 1 if none == "shift" else number
+                gradient = 0.0 if parameter.grad is None else parameter.grad
+                before = last if shared and number else self.averages[place]
+                average = old(self.beta) * before + fresh(self.beta) * gradient
+                if from_first and not before.any():
+                    average = gradient.clone()
+                last = (average if shared == "whole" else average.mean()) if shared else average
                 t = 1 if always_first else self.t
-                divided = average / ((1 - self.beta**t) if corrected else 1)
+                divided = average / (divisor(self.beta, t) if corrected else 1)
                 if remember:
-                    self.averages[number] = divided if keep_divided else average
+                    for n in range(len(self.averages)) if shared == "whole" else (place,):
+                        self.averages[n] = divided if keep_divided else average
                 if change:
                     parameter += sign * self.lr * divided
 
@@ -1166,6 +1430,7 @@ OPTIMIZER = Exercise(
         (numbers(10.0), [numbers(4.0), numbers(2.0), numbers(-8.0)], 0.5, 0.75),
         (numbers(1.0, 2.0), [numbers(4.0, -1.0), numbers(2.0, 3.0), numbers(1.0, 1.0)], 0.1, 0.8),
         (numbers(1.0, 2.0), [[torch.tensor([4.0]), None], [torch.tensor([2.0]), None]], 0.1, 0.75),
+        (numbers(1.0, 2.0), [numbers(4.0, -1.0), [None, torch.tensor([3.0])]], 0.1, 0.75),
         (numbers(1.0), [numbers(1.0), numbers(2.0), numbers(4.0)], 0.1, None),
         drawn_training(draw, 3, 0.1, 0.9),
         drawn_training(draw, 5, draw.real(0.2, 0.5), draw.real(0.6, 0.8)),
@@ -1176,7 +1441,7 @@ OPTIMIZER = Exercise(
             corrected=False
         ),
         "The steps are those of momentum, where each gradient counts in full. In an average it counts 1 - "
-        "beta, and the division is by 1 - beta to the power t.": [
+        "beta, and the division is by 1 - beta to the power t, with a t that grows.": [
             optimizer(fresh=lambda beta: 1.0, corrected=False),
             optimizer(always_first=True),
         ],
@@ -1209,9 +1474,37 @@ OPTIMIZER = Exercise(
         "Old gradients are still there: zero_grad sets the grad of each parameter to None.": optimizer(
             clear=False
         ),
-        "All parameters share one average. Each needs its own.": optimizer(shared=True),
-        "The parameters do not change. Change them in place, as in parameter -= ...; parameter = ... would "
-        "only give the name to another tensor.": optimizer(change=False),
+        "All parameters share one average. Each needs its own.": [
+            optimizer(shared=True),
+            optimizer(shared="whole"),
+        ],
+        "The parameters do not change. Change them in place: parameter = ... would only give the name to "
+        "another tensor. And keep a list of them, since they can be looped over once.": (
+            optimizer(change=False)
+        ),
+        "The divisor is another one. It is 1 - beta to the power t, where only beta is raised to it.": [
+            optimizer(divisor=lambda beta, t: 1 - beta * t),
+            optimizer(divisor=lambda beta, t: (1 - beta) ** t),
+            optimizer(divisor=lambda beta, t: beta**t),
+        ],
+        "The average is multiplied by 1 - beta to the power t. Divide by it.": optimizer(
+            divisor=lambda beta, t: 1 / (1 - beta**t)
+        ),
+        "t grows once for each parameter. It counts the steps.": [
+            optimizer(for_each=True),
+        ],
+        "The average begins with the first gradient. It begins with zeros, which the division makes up "
+        "for.": [optimizer(from_first=True), optimizer(from_first=True, corrected=False)],
+        "beta is 0.9 here, whatever is handed over.": optimizer(fixed=True),
+        "lr is not used.": optimizer(with_lr=False),
+        "A parameter whose grad should be None is moved on along its average. It should stay as it is. And a "
+        "grad of 0 is not None.": [optimizer(none="zero"), optimizer(none="fade")],
+        "A grad that is None ends the step for the parameters after it too. Skip that one only.": (
+            optimizer(none="stop")
+        ),
+        "Where a grad is None, later parameters get the averages of others. Each keeps its own.": (
+            optimizer(none="shift")
+        ),
         "beta is 0.9 where nothing else is said.": [
             optimizer(default=default) for default in (0.0, 0.5, 0.8, 0.95, 0.99, 0.999)
         ],
@@ -1229,6 +1522,9 @@ OPTIMIZER = Exercise(
     errors={
         "A parameter whose grad is None takes no part in a step and stays as it is.": lambda case, error: (
             "NoneType" in str(error) and any(g is None for step in case[1] for g in step)
+        ),
+        "Before the first backward every grad is None, so it cannot be filled with zeros. Set it to None.": (
+            lambda case, error: "'NoneType' object has no attribute 'zero_'" in str(error)
         ),
         "While PyTorch records, a parameter may not be changed in place: with torch.no_grad().": (
             lambda case, error: "leaf Variable" in str(error)

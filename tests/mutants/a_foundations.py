@@ -78,13 +78,14 @@ VARIANTS = {
     def step(self):
         self.past.append([None if p.grad is None else p.grad.clone() for p in self.all])
         for n, p in enumerate(self.all):
+            if p.grad is None:
+                continue
             total = weight = 0.0
             for age, gradients in enumerate(reversed(self.past)):
                 if gradients[n] is not None:
                     total = total + self.beta**age * gradients[n]
                     weight += self.beta**age
-            if weight:
-                p.data.sub_(self.lr * total / weight)
+            p.data.sub_(self.lr * total / weight)
 """,
 }
 
@@ -163,6 +164,47 @@ MUTANTS = {
             "    strides[first], strides[second] = strides[second], strides[first]\n",
             "    strides.append(strides.pop(0))\n",
         ),
+        (
+            "grow from left to right",
+            """def transposed_strides(shape, first, second):
+    strides = [1]
+    for size in shape[:0:-1]:
+        strides.append(strides[-1] * size)
+    strides[first], strides[second] = strides[second], strides[first]
+    return tuple(strides)
+""",
+        ),
+        (
+            "first size is multiplied in",
+            """def transposed_strides(shape, first, second):
+    strides = [1]
+    for size in reversed(shape[:-1]):
+        strides.insert(0, strides[0] * size)
+    strides[first], strides[second] = strides[second], strides[first]
+    return tuple(strides)
+""",
+        ),
+        (
+            "loses its sign",
+            """def transposed_strides(shape, first, second):
+    strides = [1]
+    for size in shape[:0:-1]:
+        strides.insert(0, strides[0] * size)
+    first, second = abs(first), abs(second)
+    strides[first], strides[second] = strides[second], strides[first]
+    return tuple(strides)
+""",
+        ),
+        (
+            "not found among 0, 1, 2",
+            """def transposed_strides(shape, first, second):
+    strides = [1]
+    for size in shape[:0:-1]:
+        strides.insert(0, strides[0] * size)
+    order = [second if n == first else first if n == second else n for n in range(len(shape))]
+    return tuple(strides[n] for n in order)
+""",
+        ),
     ],
     "A.2": [
         (
@@ -183,9 +225,21 @@ MUTANTS = {
 """,
         ),
         (
-            "larger size is taken",
+            "0 is treated like 1",
             "            if size != 1:\n                result[dim] = size",
             "            result[dim] = max(result[dim], size)",
+        ),
+        (
+            "larger size is taken",
+            """def shape_of_sum(shapes):
+    n = max(len(s) for s in shapes)
+    out = []
+    for sizes in zip(*[(1,) * (n - len(s)) + tuple(s) for s in shapes]):
+        if len(set(sizes) - {1}) > 1:
+            raise ValueError("no")
+        out.append(max(sizes))
+    return tuple(out)
+""",
         ),
         (
             "size of the last shape",
@@ -252,6 +306,90 @@ MUTANTS = {
         ("stops with an error", "raise ValueError(", "raise RuntimeError("),
         ("as many dimensions as the longest", "return tuple(result)", "return tuple(result[1:])"),
         ("should have that size", "result[dim] = size", "result[dim] = size + 1"),
+        (
+            "0 is treated like 1",
+            """def shape_of_sum(shapes):
+    n = max(len(s) for s in shapes)
+    full = [(1,) * (n - len(s)) + tuple(s) for s in shapes]
+    out = []
+    for sizes in zip(*full):
+        others = set(sizes) - {1}
+        if len(others) > 1:
+            raise ValueError('no')
+        out.append((others.pop() if others else 1) or 1)
+    return tuple(out)
+""",
+        ),
+        (
+            "0 is refused",
+            """def shape_of_sum(shapes):
+    n = max(len(s) for s in shapes)
+    full = [(1,) * (n - len(s)) + tuple(s) for s in shapes]
+    out = []
+    for sizes in zip(*full):
+        others = set(sizes) - {1}
+        if len(others) > 1 or 0 in others:
+            raise ValueError('no')
+        out.append(others.pop() if others else 1)
+    return tuple(out)
+""",
+        ),
+        (
+            "0 is refused",
+            """def shape_of_sum(shapes):
+    n = max(len(s) for s in shapes)
+    full = [(1,) * (n - len(s)) + tuple(s) for s in shapes]
+    out = []
+    for sizes in zip(*full):
+        others = set(sizes) - {1}
+        if any(size not in (1, max(sizes)) for size in sizes):
+            raise ValueError('no')
+        out.append(max(sizes))
+    return tuple(out)
+""",
+        ),
+        (
+            "that of the first shape",
+            """def shape_of_sum(shapes):
+    n = len(shapes[0])
+    full = [(1,) * (n - len(s)) + tuple(s) for s in shapes]
+    out = []
+    for sizes in zip(*full):
+        others = set(sizes) - {1}
+        if len(others) > 1:
+            raise ValueError('no')
+        out.append(others.pop() if others else 1)
+    return tuple(out)
+""",
+        ),
+        (
+            "aligned at their left",
+            """def shape_of_sum(shapes):
+    n = 0
+    full = [(1,) * (n - len(s)) + tuple(s) for s in shapes]
+    out = []
+    for sizes in zip(*full):
+        others = set(sizes) - {1}
+        if len(others) > 1:
+            raise ValueError('no')
+        out.append(others.pop() if others else 1)
+    return tuple(out)
+""",
+        ),
+        (
+            "in reverse order",
+            """def shape_of_sum(shapes):
+    n = max(len(s) for s in shapes)
+    full = [(1,) * (n - len(s)) + tuple(s) for s in shapes]
+    out = []
+    for sizes in zip(*full):
+        others = set(sizes) - {1}
+        if len(others) > 1:
+            raise ValueError('no')
+        out.append(others.pop() if others else 1)
+    return tuple(out[::-1])
+""",
+        ),
     ],
     "A.3": [
         ("stretched dimensions are averaged", ".sum(dim=dim, keepdim=True)", ".mean(dim=dim, keepdim=True)"),
@@ -344,6 +482,65 @@ def unbroadcast_sum(gradient, shape):
             "    return gradient\n",
             "    return gradient.flip(0) if gradient.dim() == 1 else gradient\n",
         ),
+        (
+            "counted from the left",
+            """def unbroadcast(gradient, shape):
+    for dim, size in enumerate(shape):
+        if size == 1:
+            gradient = gradient.sum(dim, keepdim=True)
+    while gradient.dim() > len(shape):
+        gradient = gradient.sum(0)
+    return gradient
+""",
+        ),
+        (
+            "dimensions move up",
+            """def unbroadcast(gradient, shape):
+    for dim in range(gradient.dim() - len(shape)):
+        gradient = gradient.sum(dim)
+    for dim, size in enumerate(shape):
+        if size == 1:
+            gradient = gradient.sum(dim, keepdim=True)
+    return gradient
+""",
+        ),
+        (
+            "Only one dimension in front",
+            "    while gradient.dim()",
+            "    if gradient.dim()",
+        ),
+        (
+            "empty tuple of dimensions",
+            """def unbroadcast(gradient, shape):
+    gradient = gradient.sum(tuple(range(gradient.dim() - len(shape))))
+    for dim, size in enumerate(shape):
+        if size == 1:
+            gradient = gradient.sum(dim, keepdim=True)
+    return gradient
+""",
+        ),
+        (
+            "empty tuple of dimensions",
+            """def unbroadcast(gradient, shape):
+    extra = gradient.dim() - len(shape)
+    dims = list(range(extra)) + [extra + n for n, size in enumerate(shape) if size == 1]
+    return gradient.sum(dims).reshape(shape)
+""",
+        ),
+        (
+            "by their order in the storage",
+            """def unbroadcast(gradient, shape):
+    n = math.prod(shape)
+    return gradient.reshape(-1, n).sum(0).reshape(shape)
+""",
+        ),
+        (
+            "by their order in the storage",
+            """def unbroadcast(gradient, shape):
+    n = math.prod(shape)
+    return gradient.reshape(n, -1).sum(1).reshape(shape)
+""",
+        ),
     ],
     "A.4": [
         ("boundary is given to the part on its left", "ends <= darts", "ends < darts"),
@@ -409,6 +606,38 @@ def unbroadcast_sum(gradient, shape):
             "((ends <= darts[:, None]) & (ends > 0))",
         ),
         ("between 0 and V - 1", ".sum(dim=1)", ".sum(dim=1) + 3 * (darts > 0.85)"),
+        (
+            "end that is nearest",
+            "return (ends <= darts[:, None]).sum(dim=1)",
+            "return (ends - darts[:, None]).abs().argmin(dim=1)",
+        ),
+        (
+            "compared with the probabilities",
+            "return (ends <= darts[:, None]).sum(dim=1)",
+            "return (p - darts[:, None]).abs().argmin(dim=1)",
+        ),
+        (
+            "equally long",
+            "return (ends <= darts[:, None]).sum(dim=1)",
+            "return (darts * p.size(1)).long()",
+        ),
+        (
+            "one too large",
+            "return (ends <= darts[:, None]).sum(dim=1)",
+            "return (ends - p < darts[:, None]).sum(dim=1)",
+        ),
+        (
+            "gives the last token",
+            """def draw_tokens(p, darts):
+    drawn = []
+    for row, dart in zip(p, darts):
+        for token, end in enumerate(row.cumsum(0)):
+            if dart < end:
+                place = token
+        drawn.append(place)
+    return torch.tensor(drawn, device=p.device)
+""",
+        ),
     ],
     "A.5": [
         (
@@ -509,6 +738,93 @@ def unbroadcast_sum(gradient, shape):
             "return entropy, cross_entropy",
         ),
         ("divergence is wrong", "cross_entropy - entropy", "cross_entropy / entropy"),
+        (
+            "once too often",
+            """def in_bits(p, q):
+    h = -torch.xlogy(p, p).sum(-1) / math.log(2) / math.log(2)
+    c = -torch.xlogy(p, q).sum(-1) / math.log(2) / math.log(2)
+    return h, c, c - h
+""",
+        ),
+        (
+            "first two results have changed",
+            """def in_bits(p, q):
+    h = -torch.xlogy(p, p).sum(-1) / math.log(2)
+    c = -torch.xlogy(p, q).sum(-1) / math.log(2)
+    return c, h, c - h
+""",
+        ),
+        (
+            "entropy is that of q",
+            """def in_bits(p, q):
+    h = -torch.xlogy(q, q).sum(-1) / math.log(2)
+    c = -torch.xlogy(p, q).sum(-1) / math.log(2)
+    return h, c, c - h
+""",
+        ),
+        (
+            "without their weights",
+            """def in_bits(p, q):
+    return -p.log2().sum(-1), -q.log2().sum(-1), (p / q).log2().sum(-1)
+""",
+        ),
+        (
+            "without their weights",
+            """def in_bits(p, q):
+    h = -torch.xlogy(p, p).sum(-1) / math.log(2)
+    c = -torch.xlogy(p, q).sum(-1) / math.log(2)
+    return h, c, torch.log2(p / q).sum(-1)
+""",
+        ),
+        (
+            "whole sum becomes 0",
+            """def in_bits(p, q):
+    h = -(p * p.log2()).sum(-1).nan_to_num(0)
+    c = -(p * q.log2()).sum(-1).nan_to_num(0)
+    return h, c, c - h
+""",
+        ),
+        (
+            "replaced by 1",
+            """def in_bits(p, q):
+    s = torch.where(p > 0, p, 1.0)
+    h = -(s * s.log2()).sum(-1)
+    c = -(s * q.log2()).sum(-1)
+    return h, c, c - h
+""",
+        ),
+        (
+            "These are nats",
+            """def in_bits(p, q):
+    h = -torch.xlogy(p, p).sum(-1) / math.log(2)
+    c = -torch.xlogy(p, q).sum(-1) / math.log(2)
+    return h, c, (torch.xlogy(p, p) - torch.xlogy(p, q)).sum(-1)
+""",
+        ),
+        (
+            "shape without the last",
+            """def in_bits(p, q):
+    h = -torch.xlogy(p, p).sum(-1, keepdim=True) / math.log(2)
+    c = -torch.xlogy(p, q).sum(-1, keepdim=True) / math.log(2)
+    return h, c, c - h
+""",
+        ),
+        (
+            "shape without the last",
+            """def in_bits(p, q):
+    h = -torch.xlogy(p, p).sum(-1) / math.log(2)
+    c = -torch.xlogy(p, q).sum(-1) / math.log(2)
+    return h.tolist(), c.tolist(), (c - h).tolist()
+""",
+        ),
+        (
+            "along the last one: dim=-1",
+            """def in_bits(p, q):
+    h = -torch.xlogy(p, p).sum(1) / math.log(2)
+    c = -torch.xlogy(p, q).sum(1) / math.log(2)
+    return h, c, c - h
+""",
+        ),
     ],
     "A.6": [
         ("sum of squares", " / len(x)", ""),
@@ -524,7 +840,7 @@ def unbroadcast_sum(gradient, shape):
         ),
         ("1 - y, without the square", "1 - y**2", "1 - y"),
         ("slope of a sigmoid", "(1 - y**2)", "y * (1 - y)"),
-        ("difference is the wrong way round", "(y - t)", "(t - y)"),
+        ("sign is the wrong way round", "(y - t)", "(t - y)"),
         ("loss itself is in the chain", "2 * (y - t)", "(y - t) ** 2"),
         ("without y - t in it", "2 * (y - t)", "2 * torch.ones_like(y)"),
         ("has no x in it", "(at_z * x).sum()", "at_z.sum()"),
@@ -544,6 +860,58 @@ def unbroadcast_sum(gradient, shape):
         ),
         ("for b is right, and the one for w is not", "(at_z * x).sum()", "(at_z * x**2).sum()"),
         ("for w is right, and the one for b is not", "at_z.sum()  #", "at_z.sum() + 1  #"),
+        (
+            "divided by N twice",
+            "return (at_z * x).sum(), at_z.sum()",
+            "return (at_z * x).mean(), at_z.mean()",
+        ),
+        (
+            "tanh is applied twice",
+            "1 - y**2",
+            "1 - torch.tanh(y) ** 2",
+        ),
+        (
+            "slope of tanh is another one",
+            "(1 - y**2)",
+            "((1 - y) ** 2)",
+        ),
+        (
+            "slope of tanh is another one",
+            "(1 - y**2)",
+            "(1 + y**2)",
+        ),
+        (
+            "slope of tanh is another one",
+            "(1 - y**2)",
+            "(y**2)",
+        ),
+        (
+            "sign is the wrong way round",
+            "(1 - y**2)",
+            "(y**2 - 1)",
+        ),
+        (
+            "b is missing",
+            "torch.tanh(w * x + b)",
+            "torch.tanh(w * x)",
+        ),
+        (
+            "no tanh in it",
+            """def slopes(w, b, x, t):
+    at_z = 2 * (w * x + b - t) / len(x)
+    return (at_z * x).sum(), at_z.sum()
+""",
+        ),
+        (
+            "a slope for each example",
+            "at_z.sum()  #",
+            "at_z  #",
+        ),
+        (
+            "Expected the shape (), got (1,)",
+            "return (at_z * x).sum(), at_z.sum()",
+            "return (at_z * x).sum(0, keepdim=True), at_z.sum(0, keepdim=True)",
+        ),
     ],
     "A.7": [
         ("for b has the wrong sign", "-a.data / b.data**2", "a.data / b.data**2"),
@@ -571,7 +939,7 @@ def unbroadcast_sum(gradient, shape):
 """,
         ),
         ("Only one of the two parents", "(a, b), (1 / b.data, -a.data / b.data**2)", "(a,), (1 / b.data,)"),
-        ("No parents are noted", ", (a, b), (1 / b.data, -a.data / b.data**2)", ""),
+        ("Nothing finds its way back", ", (a, b), (1 / b.data, -a.data / b.data**2)", ""),
         ("as many slopes as parents", "(1 / b.data, -a.data / b.data**2)", "(1 / b.data,)"),
         ("Its value is a.data", "Node(a.data / b.data,", "Node(a / b,"),
         (
@@ -582,6 +950,53 @@ def unbroadcast_sum(gradient, shape):
         ("value is not a / b", "Node(a.data / b.data,", "Node(a.data * b.data,"),
         ("slope for b is not", "-a.data / b.data**2", "-a.data / (b.data**2 + 1)"),
         ("Both slopes are divided by b squared", "(1 / b.data,", "(a.data / b.data**2,"),
+        (
+            "parents should be nodes",
+            "(a, b), (1 / b.data, -a.data / b.data**2)",
+            "(a.data, b.data), (1 / b.data, -a.data / b.data**2)",
+        ),
+        (
+            "parents should be nodes",
+            "(a, b), (1 / b.data, -a.data / b.data**2)",
+            "(1 / b.data, -a.data / b.data**2), (a, b)",
+        ),
+        (
+            "Nothing finds its way back",
+            "(a, b), (1 / b.data, -a.data / b.data**2)",
+            "(Node(a.data), Node(b.data)), (1 / b.data, -a.data / b.data**2)",
+        ),
+        (
+            "Nothing finds its way back",
+            "(a, b), (1 / b.data, -a.data / b.data**2)",
+            "(a, b), (a.grad / b.data, -a.grad * a.data / b.data**2)",
+        ),
+        (
+            "divides by a somewhere",
+            """def divide(a, b):
+    value = a.data / b.data
+    return Node(value, (a, b), (value / a.data, -value / b.data))
+""",
+        ),
+        (
+            "It changes a.",
+            """def divide(a, b):
+    a.data = a.data / b.data
+    return a
+""",
+        ),
+        (
+            "grad of the result is set",
+            """def divide(a, b):
+    result = Node(a.data / b.data, (a, b), (1 / b.data, -a.data / b.data**2))
+    result.grad = 1.0
+    return result
+""",
+        ),
+        (
+            "no a in it",
+            "-a.data / b.data**2",
+            "-1 / b.data",
+        ),
     ],
     "A.8": [
         (
@@ -733,6 +1148,58 @@ def unbroadcast_sum(gradient, shape):
             stack.append(parent)
 """,
         ),
+        (
+            "first use of a node",
+            "            if parent not in uses:\n"
+            "                uses[parent] = 0\n"
+            "                found.append(parent)\n"
+            "            uses[parent] += 1",
+            "            if parent not in uses:\n"
+            "                uses[parent] = 0\n"
+            "                found.append(parent)\n"
+            "            else:\n"
+            "                uses[parent] += 1",
+        ),
+        (
+            "once for each path",
+            "            if parent not in uses:\n"
+            "                uses[parent] = 0\n"
+            "                found.append(parent)\n"
+            "            uses[parent] += 1",
+            "            uses[parent] = uses.get(parent, 0) + 1\n            found.append(parent)",
+        ),
+        (
+            "follows one parent",
+            """def backward(result):
+    node = result
+    node.grad = 1.0
+    while node.parents:
+        for parent, slope in zip(node.parents, node.slopes):
+            parent.grad += node.grad * slope
+        node = node.parents[0]
+""",
+        ),
+        (
+            "follows one parent",
+            """def backward(result):
+    node = result
+    node.grad = 1.0
+    while node.parents:
+        for parent, slope in zip(node.parents, node.slopes):
+            parent.grad += node.grad * slope
+        node = node.parents[-1]
+""",
+        ),
+        (
+            "grad and slope are added",
+            "node.grad * slope",
+            "node.grad + slope",
+        ),
+        (
+            "Only the result gets",
+            "parent.grad += node.grad * slope",
+            "parent.grad *= node.grad * slope",
+        ),
     ],
     "A.9": [
         ("not corrected for its beginning", " / (1 - self.beta**self.t)", ""),
@@ -801,5 +1268,87 @@ def unbroadcast_sum(gradient, shape):
             "2 * (1 - self.beta) * parameter.grad",
         ),
         ("a later one is not", "self.beta**self.t", "self.beta ** (self.t**2)"),
+        (
+            "divisor is another one",
+            "(1 - self.beta**self.t)",
+            "(1 - self.beta * self.t)",
+        ),
+        (
+            "divisor is another one",
+            "(1 - self.beta**self.t)",
+            "(1 - self.beta) ** self.t",
+        ),
+        (
+            "multiplied by 1 - beta",
+            " / (1 - self.beta**self.t)",
+            " * (1 - self.beta**self.t)",
+        ),
+        (
+            "once for each parameter",
+            "        self.t += 1\n"
+            "        with torch.no_grad():\n"
+            "            for parameter, average in zip(self.parameters, self.averages):\n",
+            "        with torch.no_grad():\n"
+            "            for parameter, average in zip(self.parameters, self.averages):\n"
+            "                self.t += 1\n",
+        ),
+        (
+            "begins with the first gradient",
+            "                    average *= self.beta\n"
+            "                    average += (1 - self.beta) * parameter.grad\n",
+            "                    old = average if self.t > 1 else parameter.grad\n"
+            "                    average.copy_(self.beta * old + (1 - self.beta) * parameter.grad)\n",
+        ),
+        (
+            "beta is 0.9 here",
+            "list(parameters), lr, beta, 0",
+            "list(parameters), lr, 0.9, 0",
+        ),
+        (
+            "lr is not used",
+            "self.lr * average",
+            "average",
+        ),
+        (
+            "grad of 0 is not None",
+            "            parameter.grad = None",
+            "            if parameter.grad is not None:\n                parameter.grad.zero_()",
+        ),
+        (
+            "cannot be filled with zeros",
+            "            parameter.grad = None",
+            "            parameter.grad.zero_()",
+        ),
+        (
+            "ends the step",
+            "                if parameter.grad is not None:\n",
+            "                if parameter.grad is None:\n"
+            "                    return\n"
+            "                if True:\n",
+        ),
+        (
+            "averages of others",
+            "zip(self.parameters, self.averages)",
+            "zip([p for p in self.parameters if p.grad is not None], self.averages)",
+        ),
+        (
+            "share one average",
+            """class AverageSGD:
+    def __init__(self, parameters, lr, beta=0.9):
+        self.parameters, self.lr, self.beta, self.t, self.average = list(parameters), lr, beta, 0, 0
+
+    def zero_grad(self):
+        for p in self.parameters:
+            p.grad = None
+
+    @torch.no_grad()
+    def step(self):
+        self.t += 1
+        for p in self.parameters:
+            if p.grad is not None:
+                self.average = self.beta * self.average + (1 - self.beta) * p.grad
+                p -= self.lr * self.average / (1 - self.beta**self.t)
+""",
+        ),
     ],
 }
