@@ -67,18 +67,30 @@ def test_the_names_of_design_are_importable():
     assert {"train", "encode", "encode_iterable", "decode", "save", "load", "gpt2"} <= set(dir(BPETokenizer))
 
 
-def test_a_definition_is_written_once():
-    """No public class or function of a chapter has the name of another chapter's.
+def definitions(folder):
+    """(name, path) of each public class and function at the top level of the modules of a folder.
 
     The checks of the exercises, and what fits a reader's pieces in, name theirs as what they are about.
     """
-    seen = {}
     about_others = ("checks.py", "fitting.py", "rebuilding.py")
-    modules = [path for folder in tools.FOLDERS for path in sorted((ROOT / folder).glob("*.py"))]
-    for path in (path for path in modules if path.name not in about_others):
-        for name in re.findall(r"^(?:class|def) ([A-Za-z]\w*)", path.read_text(encoding="utf-8"), flags=re.M):
-            assert name not in seen, f"{name} is defined in {seen[name]} and in {path}"
-            seen[name] = path
+    for path in (path for path in sorted((ROOT / folder).glob("*.py")) if path.name not in about_others):
+        text = path.read_text(encoding="utf-8")
+        yield from ((name, path) for name in re.findall(r"^(?:class|def) ([A-Za-z]\w*)", text, flags=re.M))
+
+
+def test_a_definition_is_written_once():
+    """No two chapters define one name, and what an appendix teaches has no name that a chapter teaches.
+
+    But for the page of appendix A, which is the whole algorithm once more.
+    """
+    seen = {}
+    for name, path in (found for chapter in tools.CHAPTERS for found in definitions(chapter)):
+        assert name not in seen, f"{name} is defined in {seen[name]} and in {path}"
+        seen[name] = path
+    taught = {name: path for name, path in seen.items() if path.name not in tools.HAND_WRITTEN}
+    for name, path in (found for appendix in tools.APPENDICES for found in definitions(appendix)):
+        if path.name not in {*tools.HAND_WRITTEN, "one_page.py"}:
+            assert name not in taught, f"{name} is defined in {taught[name]} and in {path}"
 
 
 def test_data_packages_are_pinned_by_hash():
