@@ -1065,7 +1065,7 @@ DIVIDE = Exercise(
         "A Node stands where a number is needed. Its value is a.data.": lambda case, error: (
             "unsupported operand" in str(error) and "Node" in str(error)
         ),
-        "The parents should be nodes, a and b themselves. A Node takes its value, its parents and its slopes, "
+        "The parents should be nodes, a and b themselves. A Node takes value, parents and slopes, "
         "in this order.": lambda case, error: "no attribute 'parents'" in str(error),
         "The result should be a Node, with data, parents and slopes.": lambda case, error: isinstance(
             error, AttributeError
