@@ -272,6 +272,45 @@ def test_buffers_are_put_back_too():
     assert torch.equal(model.norm.running_mean, before) and model.norm.num_batches_tracked == 0
 
 
+def test_watch_takes_a_model_without_parameters():
+    assert [record.kind for record in watch(nn.Sequential(nn.ReLU()), torch.ones(2, 3))] == [
+        "ReLU",
+        "Sequential",
+    ]
+
+
+def no_positions():
+    model = course(position="learned")
+    nn.init.zeros_(model.embedding.position.weight)
+    return model
+
+
+def test_lists_inside_of_blocks_are_not_taken_for_the_blocks():
+    class Experts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.experts = nn.ModuleList(nn.Linear(32, 32) for _ in range(8))
+
+        def forward(self, x):
+            return sum(expert(x) for expert in self.experts)
+
+    model = no_positions()
+    for block in model.blocks:
+        block.feed_forward = Experts()
+    assert position_sensitivity(model, INPUTS) < 1e-4
+
+
+def test_the_order_is_asked_of_a_block_that_exists_and_of_tokens_that_can_move():
+    model = course(**LLAMA)
+    last, negative = (position_sensitivity(model, INPUTS, layer=layer) for layer in (1, -1))
+    assert last == negative > 0.01
+    for layer in (2, -3):
+        with pytest.raises(IndexError, match=f"one of 2 blocks, got {layer}"):
+            position_sensitivity(model, INPUTS, layer=layer)
+    with pytest.raises(ValueError, match="3 tokens a row or more, whose order can change; got 2"):
+        position_sensitivity(model, INPUTS[:, :2])
+
+
 def test_what_fails_inside_is_put_back_as_well():
     model = course(dropout=0.5)
     state = torch.get_rng_state()
@@ -485,7 +524,27 @@ def test_vital_signs_of_a_right_and_a_broken_model():
     assert set(right) == set(broken) and all(math.isfinite(value) for value in right.values())
 
 
+def test_vital_signs_of_a_model_that_gives_nan():
+    model = course()
+    model.lm_head.weight.data[:] = math.nan
+    signs = vital_signs(model, BATCH)
+    assert math.isnan(signs["loss"]) and math.isnan(signs["largest update / weight"])
+    assert signs["values that are not finite"] > 0 and signs["loss of a uniform guess"] == math.log(V)
+
+
+def test_vital_signs_take_the_vocabulary_from_the_logits():
+    class Other(GPT):
+        def forward(self, token_ids):
+            return {"hidden": torch.zeros(*token_ids.shape, 7), "logits": super().forward(token_ids)}
+
+    assert vital_signs(course(Other), BATCH)["loss of a uniform guess"] == math.log(V)
+
+
 # ---------------------------------------------------------------- learning rate
+
+
+def test_the_range_test_of_a_single_step():
+    assert lr_range_test(course(), lambda step: BATCH, low=1e-4, steps=1)[0] == [1e-4]
 
 
 def test_the_range_test_takes_the_rates_that_it_reports():
@@ -528,6 +587,12 @@ def test_the_shift_of_targets_is_found(shift):
     row = torch.arange(40).repeat(2, 1)
     shares = shift_agreement(row[:, 4:20], row[:, 4 + shift : 20 + shift])
     assert shares[shift] == 1.0 and all(share == 0.0 for k, share in shares.items() if k != shift)
+
+
+def test_ignored_targets_do_not_count_in_the_shift():
+    targets = TARGETS.clone()
+    targets[:, :5] = -100
+    assert shift_agreement(INPUTS, targets)[1] == 1.0
 
 
 def test_shared_ngrams_by_hand():

@@ -26,13 +26,13 @@ def show_batch(inputs, targets, tokenizer, n_rows=2, n_tokens=10):
 def shift_agreement(inputs, targets, shifts=(-1, 0, 1, 2)):
     """{k: how many of the targets at t are the input at t + k}, as shares; right is 1.0 at k = 1.
 
-    inputs, targets: (B, T) int64, T more than the largest shift.
+    inputs, targets: (B, T) int64, T more than the largest shift. Targets of -100 do not count.
     """
     T, shares = inputs.size(1), {}
     for k in shifts:
         moved = inputs[:, max(k, 0) : T + min(k, 0)]  # (B, T) -> (B, T - |k|)
         asked = targets[:, max(-k, 0) : T - max(k, 0)]  # (B, T) -> (B, T - |k|)
-        shares[k] = (moved == asked).double().mean().item()
+        shares[k] = (moved == asked)[asked != -100].double().mean().item()
     return shares
 
 # %% b_debugging.ipynb #391124f5

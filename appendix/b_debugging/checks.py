@@ -75,6 +75,9 @@ LOST = Exercise(
             lambda w, u: float(((w + u == w) & (u != 0)).sum().item()),
             lambda w, u: ((w + u == w) & (u != 0)).sum().item(),
         ],
+        "Updates below 0 are left out. Asked for are all that are other than 0.": lambda w, u: share(
+            (w + u == w) & (u > 0), u > 0
+        ),
         "Where no update is other than 0, the result is 0.0, and this divides by zero there.": [
             lambda w, u: ((w + u == w) & (u != 0)).sum().item() / (u != 0).sum().item(),
             lambda w, u: (((w + u == w) & (u != 0)).sum() / (u != 0).sum()).item(),
@@ -104,6 +107,14 @@ def top(x, dim):
     return x.amax(dim=dim, keepdim=True)
 
 
+def squeezed(x, dim, late):
+    """Log-sum-exp with a squeeze() that drops every dimension of size 1."""
+    largest = torch.where(top(x, dim).isinf(), 0.0, top(x, dim))
+    if late:
+        return shifted(x, dim, largest, keep=True).squeeze()
+    return shifted(x, dim, largest, back=False) + largest.squeeze()
+
+
 INF = math.inf
 LOG_SUM_EXP = Exercise(
     right=lambda x, dim: torch.logsumexp(x, dim=dim),
@@ -118,6 +129,7 @@ LOG_SUM_EXP = Exercise(
         (draw.normal(3, 4, 2), draw.choice([0, 1])),
         (draw.normal(3, 5) * 100, 1),
         (draw.normal(5, 2).double() - 300, 0),
+        (draw.normal(3, 1, 2), 2),
     ],
     mistakes={
         "Exponentials of large numbers are infinite. Take the largest number along dim out first, and add it "
@@ -136,6 +148,10 @@ LOG_SUM_EXP = Exercise(
         "The dimension is kept, with size 1. It should be gone.": [
             lambda x, dim: shifted(x, dim, top(x, dim), keep=True, safe=True),
             lambda x, dim: shifted(x, dim, top(x, dim), keep=True),
+        ],
+        "squeeze() drops every dimension of size 1. Drop `dim` alone: squeeze(dim).": [
+            lambda x, dim: squeezed(x, dim, late=False),
+            lambda x, dim: squeezed(x, dim, late=True),
         ],
         "It always works along the last dimension. Take the one that is asked for.": lambda x, dim: (
             torch.logsumexp(x, dim=-1)
@@ -213,6 +229,8 @@ LEAKED = Exercise(
         ([1, 2, 3], [[1, 2], [], [3], [1, 2, 3]], 3),
         ([5], [[1], [5, 5]], 1),
         ([1, 2], [[1, 2, 3]], 3),
+        ([11, 2], [[1, 2], [1, 12], [11, 2]], 2),
+        ([1, 2], [[1, 2], [1, 2]], 2),
         texts(draw, 3),
         texts(draw, 2),
         texts(draw, 4),
@@ -238,6 +256,27 @@ LEAKED = Exercise(
         "A row counts only when all of it stands in the text. n of its tokens suffice.": lambda t, rows, n: [
             k for k, row in enumerate(rows) if len(row) >= n and tuple(row) in runs(t, len(row))
         ],
+        "Every run of a row must stand in the text, here. One is enough.": [
+            lambda t, rows, n: [k for k, row in enumerate(rows) if runs(row, n) <= runs(t, n)],
+            lambda t, rows, n: [
+                k for k, row in enumerate(rows) if len(row) >= n and runs(row, n) <= runs(t, n)
+            ],
+        ],
+        "The ids are joined to a string, in which 1 12 and 11 2, or 1 2 and 11 2, look alike. Compare "
+        "tuples.": [
+            lambda t, rows, n: [
+                k
+                for k, row in enumerate(rows)
+                if {"".join(map(str, r)) for r in runs(row, n)} & {"".join(map(str, r)) for r in runs(t, n)}
+            ],
+            lambda t, rows, n: [
+                k
+                for k, row in enumerate(rows)
+                if any(" ".join(map(str, r)) in " ".join(map(str, t)) for r in runs(row, n))
+            ],
+        ],
+        "A row that occurs twice gets the number of its first place both times. enumerate gives each its "
+        "own.": lambda t, rows, n: [rows.index(rows[k]) for k in leaked_rows(t, rows, n)],
         "The row is cut into pieces of n that do not overlap. A run may begin anywhere.": [
             lambda t, rows, n: [k for k, row in enumerate(rows) if runs(row, n, step=n) & runs(t, n)],
             lambda t, rows, n: [
@@ -316,6 +355,12 @@ def mean_of_tokens(inputs, targets):
     return sum(floor_of(pairs) for pairs in by_token.values()) / max(1, len(by_token))
 
 
+def by_row(inputs, targets):
+    """The mean of the floors of the rows, each with its own counts."""
+    floors = [floor_of(pairs_of(i, t)) for i, t in zip(torch.atleast_2d(inputs), torch.atleast_2d(targets))]
+    return sum(floors) / len(floors)
+
+
 def unigram_floor(inputs, targets):
     return floor_of([(0, b) for _, b in pairs_of(inputs, targets)])
 
@@ -356,6 +401,7 @@ FLOOR = Exercise(
         rows([5, 5, 6, 6], [7, 8, 7, -100]),
         rows([5, 5, 5], [7, 7, 8]),
         rows([5, 5], [-100, -100]),
+        rows([0, 0, 6], [0, 8, 0]),
         some_pairs(draw, 3, draw.whole(7, 9)),
         some_pairs(draw, 2, 11),
         tuple(t.T for t in some_pairs(draw, 4, 6)),
@@ -366,6 +412,14 @@ FLOOR = Exercise(
         "The target -100 counts here like a token. Leave these places out of all counts.": lambda i, t: (
             floor_of(pairs_of(i, t, None))
         ),
+        "The target 0 is left out. It is a token like any other; only -100 does not count.": lambda i, t: (
+            floor_of([(a, b) for a, b in pairs_of(i, t) if b > 0])
+        ),
+        "No pair is found twice. Are the keys of the Counter tensors? Two tensors are two keys, even with "
+        "the same number in them: .tolist() gives ints.": lambda i, t: floor_of(
+            [(a, b) for a, b in zip(i.flatten(), t.flatten()) if b != -100]
+        ),
+        "Each row has counts of its own here. Count over the whole batch.": by_row,
         "An input whose target is -100 counts in n_a. Leave such places out there too.": lambda i, t: (
             floor_of(pairs_of(i, t), Counter(i.flatten().tolist()))
         ),
@@ -410,10 +464,10 @@ class Backwards(nn.Module):
 
     def __init__(self, width):
         super().__init__()
-        self.last, self.first = nn.Linear(width, width), nn.Linear(width, width)
+        self.again, self.first = nn.Linear(width, width), nn.Linear(width, width)
 
     def forward(self, x):
-        return self.last(torch.tanh(self.last(self.first(x))))
+        return self.again(torch.tanh(self.again(self.first(x))))
 
 
 class Stop(nn.Module):
@@ -604,7 +658,8 @@ def run_norms(answer, n_blocks, width, seed):
     before = [None if w.grad is None else w.grad.clone() for w in model.parameters()]
     norms = answer(model)
     after = [w.grad for w in model.parameters()]
-    same = all((a is None and b is None) or torch.equal(a, b) for a, b in zip(before, after))
+    pairs = list(zip(before, after))
+    same = all(b is None if a is None else b is not None and torch.equal(a, b) for a, b in pairs)
     return {"norms": norms, "gradients as before": same}
 
 
@@ -726,7 +781,21 @@ def run_future(answer, seen, ids, vocab_size, seed, training):
     return {"positions": found, "in train mode afterwards": model.training}
 
 
-def moving(model, token_ids, others_of, keeps=lambda s, t: t < s, quiet=True, back=True, threshold=1e-5):
+def next_id(ids, V):
+    return (ids + 1) % V
+
+
+def moving(
+    model,
+    token_ids,
+    others_of,
+    keeps=lambda s, t: t < s,
+    quiet=True,
+    back=True,
+    threshold=1e-5,
+    other=next_id,
+    size=torch.abs,
+):
     """Positions that move; others_of(s, T): which tokens are changed; keeps(s, t): which moves count."""
     was_training, found, T = model.training, set(), token_ids.size(1)
     if quiet:
@@ -736,8 +805,8 @@ def moving(model, token_ids, others_of, keeps=lambda s, t: t < s, quiet=True, ba
         for s in range(T):
             changed = token_ids.clone()
             places = others_of(s, T)
-            changed[0, places] = (changed[0, places] + 1) % before.size(-1)
-            moved = (model(changed) - before)[0].abs().amax(dim=-1) > threshold
+            changed[0, places] = other(changed[0, places], before.size(-1))
+            moved = size((model(changed) - before)[0]).amax(dim=-1) > threshold
             found |= {t for t in range(T) if moved[t] and keeps(s, t)}
     if back:
         model.train(was_training)
@@ -771,6 +840,7 @@ def matrix(*lists):
     return torch.tensor(lists, dtype=torch.float32)
 
 
+DOWN = 13  # a seed of Mixer's table whose row 0 lies below row 1
 FUTURE = Exercise(
     right=sees_the_future,
     run=run_future,
@@ -779,6 +849,9 @@ FUTURE = Exercise(
         (matrix([1, 1], [1, 1]), torch.tensor([[0, 1]]), 2, 1, False),
         (matrix([1, 0], [1, 1]), torch.tensor([[0, 1]]), 2, 1, False),
         (matrix([1, 0], [1, 1]), torch.tensor([[0, 1]]), 2, 1, True),
+        (matrix([1, 1], [1, 1]), torch.tensor([[0, 0]]), 2, 1, False),
+        (matrix([1, 1], [1, 1]), torch.tensor([[1, 1]]), 2, DOWN, False),  # all logits move down
+        (matrix([1, 3e-4], [1, 1]), torch.tensor([[0, 1]]), 2, 1, False),
         (matrix([1, 1, 0], [0, 1, 0], [1, 1, 1]), torch.tensor([[0, 1, 2]]), 3, 1, False),
         (matrix([1, 0, 1], [0, 1, 0], [1, 1, 1]), torch.tensor([[0, 1, 2]]), 3, 1, False),
         (matrix([1, 0, 0], [0, 1, 1], [1, 1, 1]), torch.tensor([[0, 1, 2]]), 3, 1, True),
@@ -799,6 +872,19 @@ FUTURE = Exercise(
         ),
         "The model ends in train mode although it came in eval mode. Put back what was there.": [
             lambda m, ids: [sees_the_future(m, ids), m.train()][0],
+        ],
+        "Each token is replaced by the same id. Where it has that id already, nothing changes: take "
+        "(id + 1) % V.": [
+            lambda m, ids: moving(m, ids, alone, other=lambda ids, V: ids * 0),
+            lambda m, ids: moving(m, ids, alone, other=lambda ids, V: ids * 0 + 1),
+            lambda m, ids: moving(m, ids, alone, other=lambda ids, V: ids * 0 + V - 1),
+        ],
+        "Logits that become smaller are not seen: the absolute value is missing.": lambda m, ids: moving(
+            m, ids, alone, size=lambda difference: difference
+        ),
+        "A small change is overlooked. Any change above 1e-5 counts.": [
+            lambda m, ids: moving(m, ids, alone, threshold=1e-3),
+            lambda m, ids: moving(m, ids, alone, threshold=1e-1),
         ],
         "Only the last token is changed. A position may see another later token.": lambda m, ids: moving(
             m, ids, lambda s, T: [T - 1], lambda s, t: t < ids.size(1) - 1
@@ -829,6 +915,9 @@ FUTURE = Exercise(
         )[:1],
     },
     signs={
+        "The positions are tensors. Make each an int, with .item() or .tolist().": (
+            lambda case, got, expected: any(isinstance(t, torch.Tensor) for t in got["positions"])
+        ),
         "The last position has no later token, so it cannot see one.": lambda case, got, expected: (
             len(case[0]) - 1 in got["positions"]
         ),
@@ -915,6 +1004,10 @@ HEAD = Exercise(
             order="after", dim=0
         ),
         "The scores are not divided at all. Divide by the root of d.": [head_by(one), head_by(one, "after")],
+        "The scores are multiplied by the root of d. Divide by it.": head_by(lambda d: d**-0.5),
+        "Queries and keys have changed places: row t of the scores is that of query t.": lambda q, k, v: (
+            head_by()(k, q, v)
+        ),
         "Nothing is masked any more, so every token sees the whole text.": [
             head_by(order="never"),
             head_by(whole, "never"),

@@ -111,7 +111,8 @@ def influence(model, row):
 def only_block(model, layer):
     """Inside, every block but number `layer` hands on its input unchanged. Hooks; removed at the end.
 
-    Blocks are the members of the model's longest ModuleList; without one nothing is switched off.
+    Blocks are the members of the longest ModuleList that is not inside another; without one nothing is
+    switched off.
     """
 
     def pass_on(module, arguments, keywords, output):
@@ -119,8 +120,11 @@ def only_block(model, layer):
         return (x, *output[1:]) if isinstance(output, tuple) else x
 
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    blocks = enumerate(max(lists, key=len, default=[]))
-    skipped = [block for number, block in blocks if number != layer]
+    inner = {module for each in lists for module in each.modules() if module is not each}
+    blocks = list(max((each for each in lists if each not in inner), key=len, default=[]))
+    if blocks and not -len(blocks) <= layer < len(blocks):
+        raise IndexError(f"expected the number of one of {len(blocks)} blocks, got {layer}")
+    skipped = [block for block in blocks if block is not blocks[layer]]
     hooks = [block.register_forward_hook(pass_on, with_kwargs=True) for block in skipped]
     try:
         yield
@@ -138,6 +142,8 @@ def position_sensitivity(model, token_ids, layer=0):
     reversed. In eval mode.
     """
     token_ids = token_ids.to(device_of(model))
+    if token_ids.size(1) < 3:
+        raise ValueError(f"expected 3 tokens a row or more, whose order can change; got {token_ids.size(1)}")
     moved = torch.cat([token_ids[:, :-1].flip(1), token_ids[:, -1:]], dim=1)  # (B, T)
     with left_as_found(model), only_block(model, layer):
         model.eval()
@@ -210,7 +216,7 @@ def lr_range_test(model, batch_of, low=1e-5, high=1.0, steps=60):
     optimizer = AdamW(list(twin.parameters()), lr=low, weight_decay=0.0)
     with left_as_found(model):
         for step, loss in enumerate(descend(twin, optimizer, map(batch_of, range(steps)))):
-            rates.append(low * (high / low) ** (step / (steps - 1)))
+            rates.append(low * (high / low) ** (step / max(1, steps - 1)))
             losses.append(loss)
             if not loss < 2 * losses[0]:
                 break
@@ -221,14 +227,16 @@ def lr_range_test(model, batch_of, low=1e-5, high=1.0, steps=60):
 def vital_signs(model, batch):
     """{name: number}: what this appendix measures, of a model and a batch, (inputs, targets), each (B, T).
 
-    B at least 1, T at least 3. The model is left as found.
+    B at least 1, T at least 3. The model is left as found. NaN where no number is finite.
     """
     inputs, targets = batch
+    with left_as_found(model), torch.no_grad():
+        V = logits_of(model, inputs).size(-1)
     flows, records = gradient_flow(model, batch), watch(model, inputs)
     losses = overfit_one_batch(model, batch, steps=60)
     return {
         "loss": losses[0],
-        "loss of a uniform guess": math.log(records[-1].shape[-1]),
+        "loss of a uniform guess": math.log(V),
         "loss after 60 steps on this batch": losses[-1],
         "targets that are the next input": shift_agreement(inputs, targets)[1],
         "leak from the future": causality_leak(model, inputs),
@@ -237,5 +245,5 @@ def vital_signs(model, batch):
         "change between two calls": mode_changes(model, inputs)["eval"],
         "values that are not finite": sum(record.not_finite for record in records),
         "parameters without a gradient": sum(not flow.gradient for flow in flows),
-        "largest update / weight": max(flow.ratio for flow in flows if flow.ratio < math.inf),
+        "largest update / weight": max((f.ratio for f in flows if f.ratio < math.inf), default=math.nan),
     }

@@ -41,8 +41,8 @@ def first_tensor(output):
 
 
 def device_of(model):
-    """Where the model's first parameter lies."""
-    return next(model.parameters()).device
+    """Where the model's first parameter lies; the CPU for a model without any."""
+    return next(model.parameters(), torch.empty(0)).device
 
 
 def logits_of(model, token_ids):

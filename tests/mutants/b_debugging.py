@@ -112,6 +112,7 @@ MUTANTS = {
             "return lost.sum().item() / max(1, asked.sum().item())",
             "return lost[asked].float().mean()",
         ),
+        ("Updates below 0 are left out", "asked = update != 0", "asked = update > 0"),
     ],
     "B.2": [
         (
@@ -170,6 +171,7 @@ MUTANTS = {
     return (x - largest).exp().sum(dim).log() + largest.squeeze(dim)
 """,
         ),
+        ("drops every dimension of size 1", "largest.squeeze(dim)", "largest.squeeze()"),
     ],
     "B.3": [
         ("order of the tokens", "tuple(ids[i : i + n])", "tuple(sorted(ids[i : i + n]))"),
@@ -223,6 +225,21 @@ MUTANTS = {
             if any(tuple(row[i : i + n]) in seen for i in range(len(row) - n + 1))]
 """,
         ),
+        ("Every run of a row must stand", "if runs(row) & seen", "if runs(row) <= seen"),
+        ("joined to a string", "tuple(ids[i : i + n])", '"".join(map(str, ids[i : i + n]))'),
+        (
+            "joined to a string",
+            """def leaked_rows(train_ids, rows, n):
+    text = " ".join(map(str, train_ids))
+    runs = [[" ".join(map(str, row[i : i + n])) for i in range(len(row) - n + 1)] for row in rows]
+    return [number for number, row in enumerate(runs) if any(run in text for run in row)]
+""",
+        ),
+        (
+            "the number of its first place",
+            "[number for number, row in enumerate(rows) if",
+            "[rows.index(row) for row in rows if",
+        ),
     ],
     "B.4": [
         ("The input does not count", "n_ab[a, b] / n_a[a]", "Counter(y for _, y in pairs)[b] / len(pairs)"),
@@ -260,6 +277,22 @@ MUTANTS = {
             "perplexity",
             "return -sum(math.log(n_ab[a, b] / n_a[a]) for a, b in pairs) / max(1, len(pairs))",
             "return math.exp(-sum(math.log(n_ab[a, b] / n_a[a]) for a, b in pairs) / max(1, len(pairs)))",
+        ),
+        ("The target 0 is left out", "if b != -100", "if b > 0"),
+        (
+            "keys of the Counter tensors",
+            "inputs.flatten().tolist(), targets.flatten().tolist()",
+            "inputs.flatten(), targets.flatten()",
+        ),
+        (
+            "Each row has counts of its own",
+            """def blind_floor(inputs, targets):
+    if inputs.dim() > 1:
+        return sum(blind_floor(i, t) for i, t in zip(inputs, targets)) / len(inputs)
+    pairs = [(a, b) for a, b in zip(inputs.tolist(), targets.tolist()) if b != -100]
+    n_ab, n_a = Counter(pairs), Counter(a for a, _ in pairs)
+    return -sum(math.log(n_ab[a, b] / n_a[a]) for a, b in pairs) / max(1, len(pairs))
+""",
         ),
     ],
     "B.5": [
@@ -360,6 +393,12 @@ MUTANTS = {
             "max([g.norm().item() for g in gradients], default=0.0)",
         ),
         ("opposite ones cancel", "gradient.square().sum().item()", "gradient.sum().item() ** 2"),
+        (
+            "The gradients have changed",
+            "    norms = {}\n",
+            "    norms = {}\n    for w in model.parameters():\n"
+            "        w.grad = torch.zeros_like(w) if w.grad is None else w.grad\n",
+        ),
     ],
     "B.7": [
         ("when its own token moves it", "for t in range(s) if", "for t in range(s + 1) if"),
@@ -404,6 +443,15 @@ MUTANTS = {
         ("Position 0 is never looked at", "for t in range(s) if", "for t in range(1, s) if"),
         ("changes its arguments", "changed = token_ids.clone()", "changed = token_ids"),
         ("stops at the first position", "return sorted(found)", "return sorted(found)[:1]"),
+        ("replaced by the same id", "(changed[0, s] + 1) % before.size(-1)", "0"),
+        ("replaced by the same id", "(changed[0, s] + 1) % before.size(-1)", "1"),
+        ("the absolute value is missing", "[0].abs().amax", "[0].amax"),
+        ("A small change is overlooked", "1e-5", "1e-3"),
+        (
+            "The positions are tensors",
+            "return sorted(found)",
+            "return [torch.tensor(t) for t in sorted(found)]",
+        ),
     ],
     "B.8": [
         ("still divided by d", "math.sqrt(d)", "d"),
@@ -463,5 +511,7 @@ MUTANTS = {
         ("does not see itself", ".tril()", ".tril(-1)"),
         ("set to 0, which is a score", "-math.inf", "0.0"),
         ("root of the number of tokens", "math.sqrt(d)", "math.sqrt(T)"),
+        ("multiplied by the root of d", "k.T / math.sqrt(d)", "k.T * math.sqrt(d)"),
+        ("have changed places", "q @ k.T", "k @ q.T"),
     ],
 }
