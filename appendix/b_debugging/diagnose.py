@@ -91,8 +91,8 @@ def diagnose(model, batch, tokenizer=None, step=None, quiet=False):
     each (B, T) int64, where targets are the tokens that follow and -100 does not count; or token_ids alone.
     tokenizer: anything with n_vocab. step: makes one step of training of this model; it is called at least
     twice. The model, the optimizer and PyTorch's random numbers are left as found; what else step() keeps,
-    such as a counter or a place in the text, goes on. quiet: print nothing. ValueError when inputs and targets
-    differ in shape; a model whose forward pass fails is a finding.
+    such as a counter or a place in the text, goes on. quiet: print nothing. A model whose forward
+    pass fails is a finding. ValueError when inputs and targets differ in shape.
     """
     inputs, targets = batch if isinstance(batch, tuple | list) else (batch, None)
     if targets is not None and targets.shape != inputs.shape:
