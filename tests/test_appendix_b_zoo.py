@@ -581,3 +581,9 @@ def test_a_model_of_one_length_is_probed_too():
     assert diagnose(model, course_batch(), quiet=True) == []
     model.inner.norm = torch.nn.Identity()
     assert names(diagnose(model, course_batch(), quiet=True)) == ["final norm missing"]
+
+
+@pytest.mark.parametrize("context_length", [1, 2, 3])
+def test_short_contexts(context_length):
+    model = gpt(context_length=context_length)
+    assert diagnose(model, course_batch(T=context_length), quiet=True) == []

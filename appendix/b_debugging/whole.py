@@ -253,7 +253,7 @@ def probe_ids(model, inputs):
     """Token ids (3, T) of our own, T at most 8; None when the model takes none of these sizes."""
     with torch.no_grad():
         V = logits_of(model, torch.zeros_like(inputs)).size(-1)
-        for T in (8, 6, 5, 4, inputs.size(1)):
+        for T in (8, 6, 5, 4, max(4, inputs.size(1))):  # the last for models of one length
             ids = torch.randint(V, (3, T), generator=torch.Generator().manual_seed(4)).to(inputs.device)
             try:
                 logits_of(model, ids)
