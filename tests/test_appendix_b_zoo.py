@@ -409,6 +409,91 @@ OTHERS = {
         {},
         "gradient cut",
     ),
+    "first token hidden": (
+        "attention",
+        "device=device).tril()  # (T, T)",
+        "device=device).tril().index_fill(1, torch.tensor([0]), False)  # (T, T)",
+        {"backend": "eager"},
+        "mask hides a part of the past",
+    ),
+    "only itself seen": (
+        "attention",
+        "device=device).tril()  # (T, T)",
+        "device=device).tril().triu()  # (T, T)",
+        {"backend": "eager"},
+        "tokens do not see each other",
+    ),
+    "rows of keys": (
+        "attention",
+        "output = fused_attention(q, k, v, mask",
+        "output = fused_attention(k, q, v, mask",
+        {},
+        "queries and keys exchanged",
+    ),
+    "heads by stride": (
+        "attention",
+        "x.view(B, T, width // head_dim, head_dim).transpose(1, 2)",
+        "x.view(B, T, head_dim, width // head_dim).permute(0, 3, 1, 2)",
+        {},
+        "heads cut in one order and joined in another",
+    ),
+    "weights detached": (
+        "attention",
+        "F.dropout(weights, dropout_p) @ v",
+        "F.dropout(weights, dropout_p).detach() @ v",
+        {"backend": "eager"},
+        "gradient cut",
+    ),
+    "attention unnormed": (
+        "transformer",
+        "x = x + self.drop(self.attention(self.norm1(x), mask, cache, cos_sin=cos_sin))",
+        "x = x + self.drop(self.attention(x, mask, cache, cos_sin=cos_sin))",
+        {"position": "rope", "norm": "rmsnorm"},
+        "norm missing",
+    ),
+    "gate added": (
+        "transformer",
+        "F.silu(self.gate_proj(x)) * self.up_proj(x)",
+        "F.silu(self.gate_proj(x)) + self.up_proj(x)",
+        {"activation": "swiglu"},
+        "gate not multiplied",
+    ),
+    "normed between blocks": (
+        "transformer",
+        "x = block(x, mask, None",
+        "x = block(self.norm(x), mask, None",
+        {},
+        "stream not passed on as it is",
+    ),
+    "mean kept": (
+        "transformer",
+        "return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)",
+        "return x / (x.var(-1, keepdim=True) + self.eps).sqrt() * self.weight",
+        {},
+        "norm of the wrong size",
+    ),
+    "eps too large": (
+        "transformer",
+        "return F.rms_norm(x, self.weight.shape, self.weight, self.eps)",
+        "return F.rms_norm(x, self.weight.shape, self.weight, 0.1)",
+        {"norm": "rmsnorm"},
+        "norm of the wrong size",
+    ),
+    "positions multiplied": ("embeddings", "x = x + added", "x = x * added", {}, "positions not added"),
+    "zeros": (
+        "transformer",
+        "parameter.normal_(std=std / math.sqrt(2 * model.config.n_layers) if residual else std)",
+        "parameter.zero_()",
+        {"tie_weights": False},
+        "weights not drawn around 0",
+    ),
+    "all positive": (
+        "transformer",
+        "parameter.normal_(std=std / math.sqrt(2 * model.config.n_layers) if residual else std)",
+        "parameter.uniform_(0, std)",
+        {},
+        "weights not drawn around 0",
+    ),
     "three ahead": (
         "data",
         "return windows[:, :-1], windows[:, 1:]",
@@ -450,3 +535,55 @@ def test_ids_outside_and_another_tokenizer():
     inputs, targets = course_batch()
     found = names(diagnose(gpt(), (inputs + 50, targets), tokenizer=Tokenizer(), quiet=True))
     assert "ids outside the vocabulary" in found and "tokenizer of another vocabulary" in found
+
+
+# ---------------------------------------------------------------- models that cannot be asked
+
+
+def test_a_forward_pass_that_fails_is_named():
+    model = gpt()
+    model.blocks[1].norm2 = torch.nn.LayerNorm(7)
+    (finding,) = diagnose(model, course_batch(), quiet=True)
+    assert finding.name == "forward pass fails" and "(4, 12)" in finding.evidence and "7" in finding.evidence
+    model.blocks[1] = model.blocks[0]
+    model.norm = torch.nn.LayerNorm(7)
+    found = names(diagnose(model, course_batch(), quiet=True))
+    assert found == ["forward pass fails", "layers are one object"]
+
+
+def test_a_model_that_keeps_its_outputs():
+    model = gpt()
+    model.kept = model(course_batch()[0])
+    assert names(diagnose(model, course_batch(), quiet=True)) == ["model cannot be copied"]
+
+
+def test_inputs_and_targets_of_other_shapes():
+    inputs, targets = course_batch()
+    with pytest.raises(ValueError, match="differ in shape"):
+        diagnose(gpt(), (inputs, targets[:, 1:]), quiet=True)
+
+
+class OfOneLength(torch.nn.Module):
+    """A model whose mask has one size only."""
+
+    def __init__(self, T):
+        super().__init__()
+        self.inner, self.T = gpt(n_layers=1), T
+
+    def forward(self, ids):
+        if ids.size(1) != self.T:
+            raise ValueError(f"expected {self.T} tokens")
+        return self.inner(ids)
+
+
+def test_a_model_of_one_length_is_probed_too():
+    model = OfOneLength(12)
+    assert diagnose(model, course_batch(), quiet=True) == []
+    model.inner.norm = torch.nn.Identity()
+    assert names(diagnose(model, course_batch(), quiet=True)) == ["final norm missing"]
+
+
+@pytest.mark.parametrize("context_length", [1, 2, 3])
+def test_short_contexts(context_length):
+    model = gpt(context_length=context_length)
+    assert diagnose(model, course_batch(T=context_length), quiet=True) == []

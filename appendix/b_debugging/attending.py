@@ -132,6 +132,9 @@ def mask_fault(sees):
         return "mask hides the token itself", text
     if not behind:
         return "mask hides the past", text
+    far = max(t - s for t in range(T) for s in range(1, t + 1) if sees[t, s])  # a window goes as far for all
+    if any(not sees[t, s] for t in range(T) for s in range(max(0, t - far), t)):
+        return "mask hides a part of the past", text
 
 # %% b_zoo.ipynb #77d24e32
 def rotation_fault(S):

@@ -10,11 +10,12 @@ from .anatomy import dissect
 from .evidence import Finding, moves, working_copy
 from .heads import attention_faults
 from .pairing import data_faults
-from .parts import block_faults, norm_faults, value_faults
+from .parts import block_faults, missing_norms, norm_faults, value_faults
 from .probes import logits_of, relative_change
 from .stepping import step_faults
 from .whole import (
     final_norm_faults,
+    forward_faults,
     frozen_faults,
     gradient_faults,
     position_faults,
@@ -79,6 +80,7 @@ def model_findings(model, inputs):
     if not any("not used" in f.name for f in attention):
         yield from gradient_faults(anatomy)
     if not norms:
+        yield from missing_norms(anatomy)
         yield from final_norm_faults(anatomy)
 
 # %% b_zoo.ipynb #ac8c813e
@@ -89,14 +91,20 @@ def diagnose(model, batch, tokenizer=None, step=None, quiet=False):
     each (B, T) int64, where targets are the tokens that follow and -100 does not count; or token_ids alone.
     tokenizer: anything with n_vocab. step: makes one step of training of this model; it is called at least
     twice. The model, the optimizer and PyTorch's random numbers are left as found; what else step() keeps,
-    such as a counter or a place in the text, goes on. quiet: print nothing.
+    such as a counter or a place in the text, goes on. quiet: print nothing. A model whose forward
+    pass fails is a finding. ValueError when inputs and targets differ in shape.
     """
     inputs, targets = batch if isinstance(batch, tuple | list) else (batch, None)
+    if targets is not None and targets.shape != inputs.shape:
+        shapes = f"inputs {tuple(inputs.shape)} and targets {tuple(targets.shape)}"
+        raise ValueError(f"{shapes} differ in shape; give a target, or -100, for each input")
     device = next(model.parameters()).device
     inputs, targets = (t if t is None else t.to(device) for t in (inputs, targets))
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        found = [*batch_findings(model, inputs, targets, tokenizer), *model_findings(model, inputs)]
-        found += [] if step is None else step_faults(model, (inputs, targets), step)
+        found = list(forward_faults(model, torch.zeros_like(inputs)))
+        if not found:
+            found = [*batch_findings(model, inputs, targets, tokenizer), *model_findings(model, inputs)]
+            found += [] if step is None else step_faults(model, (inputs, targets), step)
     findings = list({finding.name: finding for finding in reversed(found)}.values())[::-1]
     if not quiet:
         print(report(findings))

@@ -7,10 +7,11 @@ import math
 import torch
 
 from .attending import Core, head_weights, mask_fault, reach, rotation_fault, score_factor, slopes
-from .evidence import Finding
+from .evidence import Finding, moves
 
 UNUSED = "Look at the lines that make q, k and v: one projection stands where another should."
 OVER_KEYS = "Take the softmax over the last dimension, the keys: weights of one query add up to 1."
+EXCHANGED = "Scores are q @ k.T, a row for each query; here each row belongs to a key."
 VIEW = "Cut vectors into heads with view(B, T, H, d).transpose(1, 2), and join them in the reverse order."
 MASK = "A boolean mask is True where attention is allowed: ones(T, T).tril()."
 EAGER, ROPE, PAIRS = {"backend": "eager"}, {"position": "rope"}, {"backend": "eager", "n_kv_heads": 2}
@@ -19,6 +20,8 @@ ADVICE = {
     "softmax over the wrong axis": OVER_KEYS,
     "attention weights do not add up to 1": OVER_KEYS,
     "heads mixed with tokens": VIEW,
+    "heads mixed with each other": VIEW,
+    "queries and keys exchanged": EXCHANGED,
     "values are rotated": ROPE,
 }
 
@@ -56,23 +59,35 @@ def attention_faults(call, config=None):
     core, where = Core(call), f"{call.name}: "
     if not core.found:
         return
-    R_q, _, R_v = tables = reach(core)  # (T, B, T) each
+    R_q, R_k, R_v = tables = reach(core)  # (T, B, T) each
     for role, table in zip(("queries", "keys", "values"), tables):
         if not table[:, 0].any():
+            if role != "values" and by_value(core, role):
+                text = f"{where}outputs move with its {role}, and no gradient comes back to them"
+                yield Finding("gradient cut", text, "Remove the detach, .data or no_grad after them.")
+                return
             yield Finding(f"{role} not used", f"{where}no output moves with its {role}", UNUSED)
             return
     if R_v[:, 1:].any() or R_q[:, 1:].any():
         yield Finding("batch mixed", f"{where}an output of row 0 moves with tokens of row 1", OVER_KEYS)
         return
     D_q, _, D_v = dimensions(core)
-    fault = weight_fault(core, R_q[:, 0], R_v[:, 0], D_v) or mask_fault(R_v[:, 0] > 0)
+    fault = weight_fault(core, R_q[:, 0], R_k[:, 0], R_v[:, 0], D_v) or mask_fault(R_v[:, 0] > 0)
     if fault:
         yield Finding(fault[0], where + fault[1], ADVICE.get(fault[0], MASK))
     else:
         yield from head_faults(core, where, D_q, D_v, config)
 
 
-def weight_fault(core, R_q, R_v, D_v):
+@torch.no_grad()
+def by_value(core, role):
+    """Whether outputs change when other queries, or other keys, are handed over."""
+    (q, k, v), (q2, k2, _) = core.draw(), core.draw(3)
+    other = (q2, k, v) if role == "queries" else (q, k2, v)
+    return moves(core.run(q, k, v), core.run(*other)).any().item()
+
+
+def weight_fault(core, R_q, R_k, R_v, D_v):
     """The name and the evidence when o is no average of values with weights from the token's own query."""
     q, k, v = (t.detach() for t in core.draw(13))
     ones = core.run(q, k, torch.ones_like(v))[0]  # (T, width): 1 for weights that add up to 1
@@ -82,11 +97,15 @@ def weight_fault(core, R_q, R_v, D_v):
     shown = f"the weights of tokens 0 .. 3 add up to {[round(x, 2) for x in ones[:4, 0].tolist()]}"
     if crossed and not even:
         return "softmax over the wrong axis", shown
+    if crossed and not (R_k - R_k.diagonal().diag()).any():
+        return "queries and keys exchanged", "an output depends on its own key, and on all queries"
     width = int(D_v.sum(-1).max())
     text = f"one number of an output depends on {width} numbers of a value, and should on one"
     if crossed or (width > 1 and R_v.triu(1).any()):
         text = text if width > 1 else "an output depends on the query of another token"
         return "heads mixed with tokens", text
+    if width > 2:
+        return "heads mixed with each other", text
     if width > 1:
         return "values are rotated", text
     if not even:
@@ -102,11 +121,12 @@ def head_faults(core, where, D_q, D_v, config):
     ]
     if source != right and core.widths[0] % kv_width == 0:
         heads = [source[j] // head_dim for j in range(0, len(source), head_dim)]
-        yield Finding(
-            "key/value heads in the wrong order",
-            f"{where}query heads 0, 1, ... take value heads {heads}",
-            GROUPS,
-        )
+        text = f"{where}query heads 0, 1, ... take value heads {heads}"
+        if core.widths[0] == kv_width and len(set(source)) == len(source):
+            text = f"{where}numbers 0, 1, ... of an output are numbers {source[:4]} ... of the values"
+            yield Finding("heads cut in one order and joined in another", text, VIEW)
+        else:
+            yield Finding("key/value heads in the wrong order", text, GROUPS)
         return
     if core.widths[0] % head_dim or kv_width % head_dim:
         return

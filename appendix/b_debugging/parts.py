@@ -2,6 +2,7 @@
 
 # Written by hand: each rule is told in the notebook.
 
+import itertools
 import math
 
 import torch
@@ -22,6 +23,13 @@ def looks_drawn(weight):
 def value_faults(twin, inputs, targets, V):
     """Findings about the weights as they are: first numbers, ties, sizes."""
     calls, logits = record(twin, inputs), logits_of(twin, inputs)
+    used = {m.weight for m in matrices(twin)}
+    weights = {name: p for name, p in twin.named_parameters() if p in used}
+    aside = [name for name, p in weights.items() if p.mean().abs() >= p.std() / 2]
+    if 2 * len(aside) > len(used):
+        text = f"{len(aside)} of {len(used)} matrices have no spread around 0, as {aside[0]}: "
+        text += f"mean {weights[aside[0]].mean():.3f}, standard deviation {weights[aside[0]].std():.3f}"
+        yield Finding("weights not drawn around 0", text, "Draw matrices from N(0, std).")
     outputs = [(call.name, first_tensor(call.output)) for call in calls]
     if not logits.isfinite().all():
         first = next(name for name, out in outputs if is_stream(out) and not out.isfinite().all())
@@ -102,7 +110,7 @@ def tie_faults(twin, table, head):
     asked = getattr(config, "tie_weights", getattr(config, "tie_word_embeddings", None))
     if one is two or one.shape != two.shape:
         return
-    equal = torch.equal(one, two)
+    equal = torch.equal(one, two) and one.std() > 0
     if asked is True or equal:
         text = f"{table.name}.weight and {head.name}.weight are two parameters" + (
             " with the same numbers" if equal else ", and the configuration ties them"
@@ -117,7 +125,7 @@ def tie_faults(twin, table, head):
 def norm_faults(anatomy):
     """Findings about norms, each asked alone."""
     for call in anatomy.norms:
-        what, x = anatomy.mixed.get(call.name, set()), 3 * drawn_like(call.x)
+        what, x = anatomy.mixed.get(call.name, set()), 0.3 * drawn_like(call.x)
         if what:
             yield Finding(
                 f"norm over the {'batch' if 'time' not in what else 'tokens'}",
@@ -125,8 +133,8 @@ def norm_faults(anatomy):
                 "Take mean and variance over the last dimension alone, dim=-1.",
             )
             continue
-        n, n100 = (normed(call, c * x) for c in (1, 100))
-        small, large = (t.square().mean(-1).sqrt().mean().item() for t in (n, n100))
+        tried = (normed(call, t) for t in (x, 100 * x, x + 1))
+        small, large, moved = (t.square().mean(-1).sqrt().mean().item() for t in tried)
         D = x.size(-1)
         small = max(small, 1e-30)
         if not 0.5 < large / small < 2:
@@ -134,8 +142,9 @@ def norm_faults(anatomy):
             yield Finding(
                 "norm does not normalise", text, "Divide by the standard deviation, the root of the variance."
             )
-        elif abs(small - 1) > max(0.05, 1.2 / D) and D > 3:
+        elif max(abs(small - 1), abs(moved - 1)) > max(0.05, 1.2 / D) and D > 3:
             text = f"{call.name}: before its weight, the root mean square is {small:.3f}, and should be 1"
+            text += f"; with 1 added to each number, {moved:.3f}"
             yield Finding("norm of the wrong size", text, "Divide by the root of the mean of the squares.")
 
 
@@ -157,6 +166,7 @@ def normed(call, x):
 def block_faults(anatomy):
     """Findings about blocks: what of the input is left when their linear layers say 0."""
     config = getattr(anatomy.model, "config", None)
+    yield from hand_over_faults(anatomy)
     for call, mixers, rest in anatomy.blocks:
         attention = [leaf for mixer in mixers for leaf in matrices(mixer.module)]
         x = (
@@ -195,6 +205,37 @@ def block_faults(anatomy):
         yield from linear_faults(anatomy, call, mixers)
 
 
+def hand_over_faults(anatomy):
+    """Findings about what is done to the stream between two blocks."""
+    names = [call.name for call in anatomy.calls]
+    for (one, *_), (two, *_) in itertools.pairwise(anatomy.blocks):
+        given, returned = two.x, first_tensor(one.output)
+        once = names.count(one.name) == names.count(two.name) == 1
+        if once and given.shape == returned.shape and moves(given, returned, 1e-9).any():
+            text = f"{two.name} is given something else than what {one.name} returned"
+            advice = "Hand each block's output to the next as it is."
+            yield Finding("stream not passed on as it is", text, advice)
+            return
+
+
+@torch.no_grad()
+def missing_norms(anatomy):
+    """Findings about layers of a block with norms whose output grows with the vectors that they read."""
+    for call, mixers, rest in anatomy.blocks:
+        attention = [leaf for mixer in mixers for leaf in matrices(mixer.module)]
+        x, normed_here = drawn_like(call.x), any(inside(norm.name, call.name) for norm in anatomy.norms)
+        with hooked({leaf: silent for leaf in attention + rest}):
+            if not normed_here or moves(replay(call, x), x).any():
+                continue
+        for part, others in (("attention", rest), ("the feed-forward layer", attention)):
+            with hooked({leaf: silent for leaf in others}):
+                once, more = (replay(call, c * x) - c * x for c in (1, 100))
+            growth = (more.norm() / once.norm().clamp(min=1e-30)).item()
+            if growth > 10:
+                text = f"{call.name}: for vectors 100 times as long, {part} adds {growth:.3g} times as much"
+                yield Finding("norm missing", text, "Let each layer of the block read norm(x).")
+
+
 def silent(module, args, kwargs, output):
     return torch.zeros_like(output)
 
@@ -231,9 +272,20 @@ def linear_faults(anatomy, block, mixers):
                 f"{call.name}: f(a + b) = f(a) + f(b) for any a and b, so it is linear",
                 "Put the activation between the two linear layers.",
             )
+        elif gated and len(matrices(call.module)) > 2 and grows_little(call, a):
+            yield Finding(
+                "gate not multiplied",
+                f"{call.name}: for long vectors it grows like their length, a product like its square",
+                "Multiply the two parts: silu(gate(x)) * up(x).",
+            )
         elif gated and (f_a - f_minus).abs().max() < 1e-6 * size:
             yield Finding(
                 "activation missing",
                 f"{call.name}: f(-a) = f(a), so nothing bends the gate",
                 "Put the activation on the gate: silu(gate(x)) * up(x).",
             )
+
+
+def grows_little(call, x):
+    """Whether a vector 10 times as long comes out far less than 100 times as long."""
+    return replay(call, 1e4 * x).norm() < 30 * replay(call, 1e3 * x).norm()

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
 
-from .anatomy import is_table, matrices
+from .anatomy import inside, is_table, matrices
 from .evidence import Finding, drawn_like, hooked, is_stream, moves, record, replay
 from .probes import batch_dependence, causality_leak, first_tensor, logits_of
 
@@ -18,7 +18,11 @@ def position_faults(anatomy):
     """Findings about the order of tokens: whether it is known at all, and counted from the front."""
     model, ids = anatomy.model, anatomy.token_ids
     T = ids.size(1)
-    whole, front = logits_of(model, ids), logits_of(model, ids[:, : T - 2])
+    whole = logits_of(model, ids)
+    try:
+        front = logits_of(model, ids[:, : T - 2])
+    except (ValueError, IndexError, RuntimeError):  # a model of one length only
+        front = whole[:, : T - 2]
     if not causality(model, ids) and moves(whole[:, : T - 2], front).any():
         yield Finding(
             "positions counted from the end",
@@ -32,6 +36,7 @@ def position_faults(anatomy):
     calls = {call.name: call for call in record(model, same)}
     stream = calls[anatomy.mixers[0].name].x
     if moves(stream, stream[:, :1].expand_as(stream), 1e-9).any():
+        yield from added_faults(anatomy, same, whole.size(-1))
         return  # positions are in the stream
     if any(order_in_attention(mixer) for mixer in anatomy.mixers):
         return
@@ -53,6 +58,22 @@ def position_faults(anatomy):
             yield Finding("positions all the same", text, "Hand over arange(T), a number for each token.")
             return
     yield Finding("positions missing", text, "Add positions to the embedding, or rotate queries and keys.")
+
+
+def added_faults(anatomy, same, V):
+    """Findings about positions that are brought into the stream otherwise than by a sum."""
+    if not anatomy.blocks:
+        return
+    first, calls = anatomy.blocks[0][0].name, [record(anatomy.model, ids) for ids in (same, (same + 1) % V)]
+    names = [call.name for call in calls[0]]
+    earlier = [n.name for n in anatomy.norms if names.index(n.name) < names.index(first)]
+    if any(not inside(name, first) for name in earlier):
+        return  # a norm has been over the sum
+    x, other = (next(call.x for call in run if call.name == first) for run in calls)
+    change = x - other  # what another token changes, the same at each position
+    if moves(change, change[:, :1].expand_as(change), 1e-6).any():
+        text = "what another token changes in the stream differs from position to position"
+        yield Finding("positions not added", text, "Make the stream token + position.")
 
 
 def order_in_attention(call):
@@ -106,14 +127,14 @@ def gradient_faults(anatomy):
     with hooked({module: keep(name) for name, module in twin.named_modules() if name}):
         logits = logits_of(twin, ids)
     loss, unused, cut = (logits * drawn_like(logits, 5)).sum(), [], []
-    for name, p in twin.named_parameters():
-        if not arrives(loss, p) and not name.endswith("bias") and "expert" not in name:
+    streams = {name: out for name, out in kept.items() if is_stream(out)}
+    learned = [name for name in streams if next(twin.get_submodule(name).parameters(), None) is not None]
+    unreached = [name for name in learned if not arrives(loss, streams[name])]
+    silent = [(name, p) for name, p in twin.named_parameters() if not arrives(loss, p)]
+    for name, p in silent:  # after all gradients, since this changes weights
+        if not name.endswith("bias") and "expert" not in name:
             (cut if p_matters(twin, p, ids, logits) else unused).append(name)
-    for name, out in kept.items():
-        module = twin.get_submodule(name)
-        learned = next(module.parameters(), None) is not None
-        if is_stream(out) and learned and not arrives(loss, out) and matters(twin, module, ids, logits):
-            cut.append(name)
+    cut += [name for name in unreached if matters(twin, twin.get_submodule(name), ids, logits)]
     if cut:
         text = f"the logits depend on {cut[-1]}, and no gradient comes back to it"
         yield Finding(
@@ -195,6 +216,11 @@ def registration_faults(model, ids):
             f"{len(strangers)} layers with {n:,} numbers are called, and model.parameters() has none of them"
         )
         yield Finding("layers not registered", text, "Keep layers in nn.ModuleList, not in a list.")
+    yield from shared_faults(model)
+
+
+def shared_faults(model):
+    """Findings about lists of layers whose entries are one object."""
     for name, module in model.named_modules():
         learned = isinstance(module, nn.ModuleList) and next(module.parameters(), None) is not None
         if learned and len(set(module)) < len(module):
@@ -204,11 +230,30 @@ def registration_faults(model, ids):
             )
 
 
+@torch.no_grad()
+def forward_faults(model, ids):
+    """Findings about a model that cannot be asked: its forward pass fails, or gives no logits (B, T, V)."""
+    advice = "Mend this first: no probe can say more before model(token_ids) gives logits (B, T, V)."
+    try:
+        twin = copy.deepcopy(model).eval()
+    except Exception as error:
+        text = f"copy.deepcopy(model): {type(error).__name__}: {error}"
+        yield Finding("model cannot be copied", text, "Keep outputs in a module only after .detach().")
+        return
+    try:
+        logits_of(twin, ids)
+    except Exception as error:
+        reason = (str(error).strip() or "no message").splitlines()[0]
+        text = f"on token ids {tuple(ids.shape)}: {type(error).__name__}: {reason}"
+        yield Finding("forward pass fails", text, advice)
+        yield from shared_faults(model)
+
+
 def probe_ids(model, inputs):
     """Token ids (3, T) of our own, T at most 8; None when the model takes none of these sizes."""
     with torch.no_grad():
         V = logits_of(model, torch.zeros_like(inputs)).size(-1)
-        for T in (8, 6, 5, 4):
+        for T in (8, 6, 5, 4, max(4, inputs.size(1))):  # the last for models of one length
             ids = torch.randint(V, (3, T), generator=torch.Generator().manual_seed(4)).to(inputs.device)
             try:
                 logits_of(model, ids)
