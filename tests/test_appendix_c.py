@@ -112,7 +112,9 @@ def test_the_formula_agrees_with_chapter_4_where_that_counts():
     ours, theirs = step_memory(config, 2, 1024), training_memory(config, 2, 1024)
     assert ours["optimizer"] == theirs["AdamW's means"]
     assert all(ours[part] == theirs[part] for part in ("weights", "gradients"))
-    assert ours["activations"] == pytest.approx(theirs["activations"], rel=0.02)
+    kept = sum(activation_memory(config, 2, 1024).values())
+    assert kept == pytest.approx(theirs["activations"], rel=0.02)
+    assert ours["activations"] == kept + 2 * 4 * 2 * 1024 * 50257  # and the loss's two derivatives
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -152,6 +154,53 @@ def peak_of(model, ids, **options):
 def test_peak_bytes_counts_what_lives_together():
     assert peak_bytes(lambda: torch.ones(1000) + torch.ones(1000)) == 3 * 4000
     assert peak_bytes(lambda: [torch.ones(1000).sum() for _ in range(5)]) < 2 * 4000
+
+
+def test_peak_bytes_counts_what_two_derivatives_hold_together():
+    logits, targets = torch.randn(50, 1000, requires_grad=True), torch.randint(1000, (50,))
+    logits.grad = torch.zeros_like(logits)
+    peak = peak_bytes(lambda: cross_entropy(logits, targets).backward())
+    assert peak == pytest.approx(3 * 4 * 50 * 1000, rel=0.02)  # two of the three are derivatives
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"vocab_size": 5000}, {"vocab_size": 500, "n_kv_heads": 1} | LLAMA],
+)
+def test_the_peak_is_that_of_the_formula_with_a_large_vocabulary_too(changes, precision):
+    config = small(**changes, n_layers=8)
+    model, ids = GPT(config), torch.randint(config.vocab_size, (4, 65))
+    for checkpointed, logits_of in ((False, GPT.__call__), (True, checkpointed_logits)):
+        loss_of(model, ids).backward()  # the gradients have their place
+
+        def step(logits_of=logits_of):
+            loss_of(model, ids, precision, logits_of).backward()
+
+        peak = peak_bytes(step)
+        formula = step_memory(config, 4, 64, precision, checkpointed=checkpointed)["activations"]
+        assert peak == pytest.approx(formula, rel=0.15 if checkpointed else 0.1)
+
+
+def test_a_segment_of_no_blocks_is_refused(deep):
+    for options in ({"segment": 0}, {"segment": -1}, {"n_checkpointed": -1}):
+        with pytest.raises(ValueError, match="at least"):
+            checkpointed_logits(deep[0], deep[1][:, :64], **options)
+
+
+@pytest.mark.parametrize("tile", [(0, 4), (-1, 4), (4, -3)])
+def test_an_empty_tile_is_refused(tile):
+    q = torch.randn(5, 4)
+    with pytest.raises(ValueError, match="at least one row"):
+        flash_attention(q, q, q, *tile)
+
+
+def test_a_parameter_without_a_gradient_stays_as_it_is():
+    used, unused = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
+    optimizer = OffloadedOptimizer([used, unused], partial(torch.optim.AdamW, weight_decay=0.5))
+    used.sum().backward()
+    optimizer.step()
+    assert (used != 1).all() and (unused == 1).all() and optimizer.moved == 2 * used.nbytes
 
 
 @pytest.mark.parametrize("segment", [1, 2, 4, 6])

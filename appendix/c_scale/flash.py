@@ -128,9 +128,11 @@ def flash_attention(q, k, v, rows=64, columns=64, causal=True):
     """softmax(q kᵀ / sqrt(d)) v in tiles, in both directions: q (..., T, d), k (..., S, d), v (..., S, e).
 
     Returns (..., T, e). ValueError for shapes that PyTorch would stretch to fit, and for more queries than
-    keys in causal attention, whose first rows would see nothing.
+    keys in causal attention, whose first rows would see nothing, or for an empty tile.
     """
     check_inputs(q, k, v)
+    if rows < 1 or columns < 1:
+        raise ValueError(f"a tile has at least one row and one column, got rows={rows}, columns={columns}")
     if causal and q.size(-2) > k.size(-2):
         raise ValueError(f"{q.size(-2)} queries and {k.size(-2)} keys: causal needs a key for each query")
     return FlashAttention.apply(q, k, v, rows, columns, causal)

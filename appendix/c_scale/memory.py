@@ -6,6 +6,7 @@ import bisect
 import math
 
 import torch
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.checkpoint import checkpoint
 
@@ -78,16 +79,18 @@ def activation_memory(config, batch_size, T, precision="float32", device="cpu"):
 def step_memory(
     config, batch_size, T, precision="float32", device="cpu", checkpointed=False, offloaded=False
 ):
-    """Bytes that a training step with AdamW holds at its fullest, short-lived tensors aside: {part: bytes}.
+    """Bytes that a training step with AdamW holds at its fullest: {part: bytes}.
 
-    Weights, gradients and AdamW's two means are float32, with autocast too. checkpointed: each block keeps
-    its input alone (`checkpointed_logits`). offloaded: AdamW's means are elsewhere (`OffloadedOptimizer`).
+    Weights, gradients and AdamW's two means are float32, with autocast too. The activations are what is
+    kept and, of what is short-lived, the derivatives in the loss. checkpointed: each block keeps its input
+    alone (`checkpointed_logits`). offloaded: AdamW's means are elsewhere (`OffloadedOptimizer`).
     """
     n = sum(parameter_formula(config).values())
     if checkpointed:
         activations = checkpointed_memory(config, batch_size, T, 1, precision, device)
     else:
         activations = sum(activation_memory(config, batch_size, T, precision, device).values())
+        activations += 8 * batch_size * T * config.vocab_size  # two tables, while the loss is derived
     return {
         "weights": 4 * n,
         "gradients": 4 * n,
@@ -110,8 +113,9 @@ def peak_bytes(function, device="cpu"):
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         result = function()
     del result  # it had to live until the profiler had stopped
-    events = sorted(profiler.events(), key=lambda event: event.time_range.start)
-    return torch.tensor([event.self_cpu_memory_usage for event in events]).cumsum(0).max().item()
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.device_type() == DeviceType.CPU)
+    return torch.tensor([0, *(change for _, change in changes)]).cumsum(0).max().item()
 
 # %% c_scale.ipynb #10b05259
 def checkpointed_logits(model, token_ids, segment=1, n_checkpointed=None, **options):
@@ -123,6 +127,8 @@ def checkpointed_logits(model, token_ids, segment=1, n_checkpointed=None, **opti
     x, cos_sin = model.embed(token_ids)  # (B, T, D)
     blocks = list(model.blocks)
     stop = len(blocks) if n_checkpointed is None else n_checkpointed
+    if segment < 1 or stop < 0:
+        raise ValueError(f"segment is at least 1 and n_checkpointed at least 0, got {segment} and {stop}")
 
     def run(x, part):
         for block in part:
@@ -136,12 +142,18 @@ def checkpointed_logits(model, token_ids, segment=1, n_checkpointed=None, **opti
 
 # %% c_scale.ipynb #9f556662
 def checkpointed_memory(config, batch_size, T, segment=1, precision="float32", device="cpu"):
-    """Bytes held at the fullest by activations when all blocks are checkpointed, `segment` at a time."""
-    whole = activation_memory(config, batch_size, T, precision, device)
-    block = block_memory(config, batch_size, T, precision, device)
-    inputs = 4 * batch_size * T * config.d_model * math.ceil(config.n_layers / segment)
-    outside = sum(whole.values()) - config.n_layers * sum(block.values())  # embedding, last norm, loss
-    return inputs + max(outside, min(segment, config.n_layers) * sum(block.values()))
+    """Bytes held at the fullest by activations when all blocks are checkpointed, `segment` at a time.
+
+    For fused attention; where tables are kept ("scores"), their derivatives come on top for a moment.
+    """
+    c, N = config, batch_size * T
+    whole = sum(activation_memory(c, batch_size, T, precision, device).values())
+    block = sum(block_memory(c, batch_size, T, precision, device).values())
+    inputs = 4 * N * c.d_model * math.ceil(c.n_layers / segment)
+    outside = whole - c.n_layers * block + 8 * N * c.vocab_size  # embedding, last norm, loss
+    derivatives = (4 if precision == "float32" else 2) * c.ff_width * (2 if c.activation == "swiglu" else 1)
+    redone = min(segment, c.n_layers) * block + N * (4 * c.d_model + derivatives)
+    return inputs + max(outside, redone)
 
 # %% c_scale.ipynb #f49e9a70
 class OffloadedActivations(torch.autograd.graph.saved_tensors_hooks):
@@ -182,10 +194,12 @@ class OffloadedOptimizer:
 
     @torch.no_grad()
     def step(self):
-        for parameter, weight in zip(self.parameters, self.weights):
+        pairs = [(p, w) for p, w in zip(self.parameters, self.weights) if p.grad is not None]
+        self.optimizer.zero_grad()  # a parameter without a gradient stays as it is
+        for parameter, weight in pairs:
             weight.grad = parameter.grad.to("cpu")
         self.optimizer.step()
-        for parameter, weight in zip(self.parameters, self.weights):
+        for parameter, weight in pairs:
             parameter.copy_(weight)
             self.moved += parameter.grad.nbytes + weight.nbytes
 
@@ -196,5 +210,5 @@ def largest_micro_batch(config, T, memory, **options):
     options: those of `step_memory`. What is short-lived is not counted: leave a tenth of the memory free.
     """
     return bisect.bisect_right(
-        range(1, 2**16), memory, key=lambda B: sum(step_memory(config, B, T, **options).values())
+        range(1, 2**40), memory, key=lambda B: sum(step_memory(config, B, T, **options).values())
     )
