@@ -4,6 +4,7 @@ The processes are real: torchrun starts two or four, which talk over gloo on thi
 """
 
 import json
+import linecache
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 import torch
 
 from appendix.c_scale.common import MODELS, Problem, process_group
-from appendix.c_scale.everywhere import needed, on_every_rank, reasons, torchrun
+from appendix.c_scale.everywhere import kept_cells, needed, on_every_rank, reasons, torchrun
 from appendix.c_scale.parallel import one_process, ring_all_reduce, train
 from appendix.c_scale.pipeline import Stage, schedule, timeline
 from appendix.c_scale.run_parallel import METHODS, parse
@@ -322,6 +323,14 @@ def test_a_function_runs_on_every_rank():
     """That its errors are named is shown, and asserted, in the notebook."""
     space = notebook()
     assert on_every_rank(space["run"], 2, space=space, cells=CELLS) == [7, 14]
+
+
+def test_cells_are_found_without_a_history(monkeypatch):
+    """As under nbval, which keeps none: IPython has put them where tracebacks look for lines."""
+    kept = {f"<cell {n}>": (len(c), None, c.splitlines(keepends=True), "") for n, c in enumerate(CELLS)}
+    monkeypatch.setattr(linecache, "cache", kept | {__file__: (1, 2.0, ["def run():\n"], __file__)})
+    assert kept_cells() == CELLS
+    assert needed("run", notebook(), [*kept_cells(), ""])[1] == [CELLS[3], CELLS[4]]
 
 
 def test_a_function_without_a_name_is_refused():

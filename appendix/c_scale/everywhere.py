@@ -5,6 +5,7 @@ cells that it uses, is written to a file, and torchrun starts that file once for
 """
 
 import ast
+import linecache
 import os
 import re
 import signal
@@ -43,7 +44,8 @@ def on_every_rank(function, n_processes, timeout=60, space=None, cells=None):
     space, cells: the names of a notebook and the sources of its cells; None: of the one that runs.
     """
     if cells is None:
-        space, cells = function.__globals__, function.__globals__["In"]
+        space = function.__globals__
+        cells = [*kept_cells(), *space["In"]]
     if space.get(function.__name__) is not function:
         raise ValueError(f"{function.__name__}: expected a function with a name, from a cell")
     with tempfile.TemporaryDirectory() as folder:
@@ -63,6 +65,12 @@ def on_every_rank(function, n_processes, timeout=60, space=None, cells=None):
         )
         torchrun(n_processes, str(script))
         return [torch.load(f"{folder}/{rank}.pt", weights_only=False) for rank in range(n_processes)]
+
+
+def kept_cells():
+    """The sources of cells that IPython keeps for its tracebacks; under nbval it keeps no others."""
+    entries = [entry for entry in linecache.cache.values() if len(entry) == 4 and entry[1] is None]
+    return ["".join(lines) for _, _, lines, _ in entries]
 
 
 def needed(name, space, cells):
