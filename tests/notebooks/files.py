@@ -17,7 +17,15 @@ CHAPTERS = (
     "ch05_training",
     "ch06_inference",
 )
-APPENDICES = ("appendix/a_foundations", "appendix/b_debugging", "appendix/c_scale")
+APPENDICES = (
+    "appendix/a_foundations",
+    "appendix/b_debugging",
+    "appendix/c_scale",
+    "appendix/d_architectures",
+    "appendix/e_compression",
+    "appendix/f_ablations",
+    "appendix/g_finetuning",
+)
 FOLDERS = CHAPTERS + APPENDICES  # each may import from those before it
 # Course machinery that teaches nothing, so it is written by hand and in no notebook.
 HAND_WRITTEN = {

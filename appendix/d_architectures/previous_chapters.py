@@ -1,0 +1,35 @@
+"""What chapters 1 to 6 built and appendix D uses. Imports only."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from ch01_tokenization.corpus import load_plays, split_plays  # noqa: E402
+from ch01_tokenization.figures import COLORS, show, use_course_style  # noqa: E402
+from ch01_tokenization.tokenizer import BPETokenizer  # noqa: E402
+from ch04_transformer.transformer import GPT, GPTConfig, count_parameters  # noqa: E402
+from ch05_training.config import TrainConfig  # noqa: E402
+from ch05_training.data import TokenDataset  # noqa: E402
+from ch05_training.optimization import AdamW, cross_entropy  # noqa: E402
+from ch05_training.step import evaluate, train_step  # noqa: E402
+from ch05_training.training import TrainState  # noqa: E402
+
+__all__ = [
+    "COLORS",
+    "GPT",
+    "AdamW",
+    "BPETokenizer",
+    "GPTConfig",
+    "TokenDataset",
+    "TrainConfig",
+    "TrainState",
+    "count_parameters",
+    "cross_entropy",
+    "evaluate",
+    "load_plays",
+    "show",
+    "split_plays",
+    "train_step",
+    "use_course_style",
+]

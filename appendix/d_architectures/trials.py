@@ -1,0 +1,66 @@
+"""Many small trainings, alike but for what is compared."""
+
+# Written by `make export` from d_architectures.ipynb; change it there.
+
+import functools
+import time
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from .previous_chapters import (
+    BPETokenizer,
+    TokenDataset,
+    TrainState,
+    evaluate,
+    load_plays,
+    split_plays,
+    train_step,
+)
+
+__all__ = [
+    "small_data",
+    "Trial",
+    "trial",
+]
+
+
+@functools.cache
+def small_data(context_length=64, vocab_size=512, n_plays=12, n_held_out=20_000):
+    """(tokenizer, training data, held-out data) from a part of the plays: a second or two to make.
+
+    n_held_out: characters of each held-out play. The same arguments give the same objects.
+    """
+    train, held_out = split_plays(load_plays())
+    texts = list(train.values())[:n_plays]
+    tokenizer = BPETokenizer.train(texts, vocab_size)
+    pieces = [text[:n_held_out] for text in held_out.values()]
+    return (
+        tokenizer,
+        TokenDataset.from_texts(texts, tokenizer, context_length, name="training plays"),
+        TokenDataset.from_texts(pieces, tokenizer, context_length, name="held-out plays"),
+    )
+
+
+class Trial(NamedTuple):
+    """What came of one training."""
+
+    model: nn.Module
+    losses: list[float]  # of every step, nats a token
+    held_out: float  # loss on the held-out data, nats a token
+    seconds: float  # of training
+
+
+def trial(make, config, train_data, held_out_data):
+    """Build a model with make() under config.seed, train it by a TrainConfig, and measure it."""
+    torch.manual_seed(config.seed)
+    state = TrainState.start(make(), config)
+    state.model.train()
+    began = time.perf_counter()
+    losses = [
+        train_step(state, [train_data.batch(step, config.batch_size, config.seed)], config)["loss"]
+        for step in range(config.steps)
+    ]
+    seconds = time.perf_counter() - began
+    return Trial(state.model, losses, evaluate(state.model, held_out_data)["loss"], seconds)
