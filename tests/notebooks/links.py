@@ -53,7 +53,7 @@ if done.returncode:
 
 # What every chapter needs, and the chapters that read the pre-trained model besides.
 REQUIREMENTS = ("requirements.txt", "requirements-data.txt")
-USE_PRETRAINED = ("ch06_inference",)
+USE_PRETRAINED = ("ch06_inference", "e_compression", "g_finetuning")
 
 
 def course_settings(root=ROOT):
