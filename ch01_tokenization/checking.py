@@ -9,6 +9,7 @@ results in every case is named, with the smallest case that shows it.
 
 import contextlib
 import copy
+import functools
 import inspect
 import io
 import linecache
@@ -238,13 +239,35 @@ def not_an_answer(exercise, answer):
     return None
 
 
+class Trials:
+    """The cases of one check, what the right answer makes of them and, once asked for, each mistake."""
+
+    def __init__(self, exercise, device, seed):
+        self.exercise = exercise
+        self.cases = [to_device(case, device) for case in exercise.cases(Draw(seed))]
+
+    def outcomes(self, answer):
+        return [outcome(self.exercise.run, answer, copied(case)) for case in self.cases]
+
+    @functools.cached_property
+    def expected(self):
+        results = self.outcomes(self.exercise.right)
+        for result in results:
+            if isinstance(result, Raised) and not isinstance(result.error, self.exercise.refuses):
+                raise result.error  # a fault of the check
+        return results
+
+    @functools.cached_property
+    def mistakes(self):
+        """(diagnosis, what this wrong answer gives in each case), for every way to make every mistake."""
+        ways = [(d, w if isinstance(w, list) else [w]) for d, w in self.exercise.mistakes.items()]
+        return [(diagnosis, self.outcomes(wrong)) for diagnosis, several in ways for wrong in several]
+
+
 def diagnose_on(device, exercise, answer, seed, park):
-    cases = [to_device(case, device) for case in exercise.cases(Draw(seed))]
-    got, expected, first = [], [], None
-    for case in cases:
-        expected.append(outcome(exercise.run, exercise.right, copied(case)))
-        if isinstance(expected[-1], Raised) and not isinstance(expected[-1].error, exercise.refuses):
-            raise expected[-1].error  # a fault of the check
+    trials = Trials(exercise, device, seed)
+    cases, expected, got, first = trials.cases, trials.expected, [], None
+    for case, right in zip(cases, expected):
         mine, shown = copied(case), described(exercise, case)
         endless = (
             f"It has not come to an end after {exercise.steps:,} steps. {exercise.endless}\n"
@@ -255,7 +278,7 @@ def diagnose_on(device, exercise, answer, seed, park):
         if stub := open_stub(got[-1]):
             return NOTHING_YET.format(stub)
         changed = exercise.inputs_stay and not same(mine, case, 0)
-        if first is None and (changed or not same(got[-1], expected[-1], exercise.tolerance)):
+        if first is None and (changed or not same(got[-1], right, exercise.tolerance)):
             first = len(got) - 1, changed
     if first is None:
         return None
@@ -263,7 +286,7 @@ def diagnose_on(device, exercise, answer, seed, park):
     at = cases[number], got[number], expected[number]
     right_value = same(at[1], at[2], exercise.tolerance)
     wrong = [not same(mine, right, exercise.tolerance) for mine, right in zip(got, expected)]
-    words = None if right_value else named_mistake(exercise, cases, got, wrong, number)
+    words = None if right_value else named_mistake(trials, got, wrong, number)
     if words is None and changed:
         words = "It changes its arguments. Whoever calls it still needs them: compute something new instead."
         return f"{words}\n    for       {described(exercise, at[0])}"
@@ -276,18 +299,14 @@ def diagnose_on(device, exercise, answer, seed, park):
     return f"{words}\n{evidence(exercise, *at)}"
 
 
-def named_mistake(exercise, cases, got, wrong_cases, number):
+def named_mistake(trials, got, wrong_cases, number):
     """The diagnosis of the mistake that gives what the answer gave: in case `number`, and in the most others.
 
     Of the cases in which the answer is wrong it must explain more than half.
     """
     best, words = 0, None
-    wrong_answers = [
-        (d, w) for d, ways in exercise.mistakes.items() for w in (ways if isinstance(ways, list) else [ways])
-    ]
-    for diagnosis, wrong in wrong_answers:
-        results = [outcome(exercise.run, wrong, copied(case)) for case in cases]
-        alike = [same(result, mine, exercise.tolerance) for result, mine in zip(results, got)]
+    for diagnosis, results in trials.mistakes:
+        alike = [same(result, mine, trials.exercise.tolerance) for result, mine in zip(results, got)]
         explained = sum(a for a, is_wrong in zip(alike, wrong_cases) if is_wrong)
         if (
             alike[number]
