@@ -200,8 +200,9 @@ def names(file):
 
 
 def lacking(file):
-    """The packages of a requirements file that cannot be imported here."""
-    return [name for name in names(file) if importlib.util.find_spec(name.replace("-", "_")) is None]
+    """The packages of a requirements file that are not here, neither installed nor to be imported."""
+    found = importlib.util.find_spec
+    return [name for name in names(file) if not installed(name) and not found(name.replace("-", "_"))]
 
 
 def install_missing(files):
