@@ -12,7 +12,7 @@ from ch04_transformer.transformer import GPT, GPTConfig, count_parameters  # noq
 from ch05_training.config import TrainConfig  # noqa: E402
 from ch05_training.data import TokenDataset  # noqa: E402
 from ch05_training.optimization import AdamW, cross_entropy  # noqa: E402
-from ch05_training.step import evaluate, train_step  # noqa: E402
+from ch05_training.step import evaluate, summed_loss, train_step  # noqa: E402
 from ch05_training.training import TrainState  # noqa: E402
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "load_plays",
     "show",
     "split_plays",
+    "summed_loss",
     "train_step",
     "use_course_style",
 ]

@@ -16,6 +16,7 @@ from .previous_chapters import (
     evaluate,
     load_plays,
     split_plays,
+    summed_loss,
     train_step,
 )
 
@@ -25,12 +26,13 @@ __all__ = [
     "trial",
 ]
 
-
+# %% d_architectures.ipynb #018da731
 @functools.cache
 def small_data(context_length=64, vocab_size=512, n_plays=12, n_held_out=20_000):
     """(tokenizer, training data, held-out data) from a part of the plays: a second or two to make.
 
-    n_held_out: characters of each held-out play. The same arguments give the same objects.
+    n_plays: training plays that are read. n_held_out: characters of each held-out play. The same arguments
+    give the same objects.
     """
     train, held_out = split_plays(load_plays())
     texts = list(train.values())[:n_plays]
@@ -42,7 +44,7 @@ def small_data(context_length=64, vocab_size=512, n_plays=12, n_held_out=20_000)
         TokenDataset.from_texts(pieces, tokenizer, context_length, name="held-out plays"),
     )
 
-
+# %% d_architectures.ipynb #990151ef
 class Trial(NamedTuple):
     """What came of one training."""
 
@@ -52,15 +54,19 @@ class Trial(NamedTuple):
     seconds: float  # of training
 
 
-def trial(make, config, train_data, held_out_data):
-    """Build a model with make() under config.seed, train it by a TrainConfig, and measure it."""
+def trial(make, config, train_data, held_out_data, loss_of=summed_loss):
+    """Build a model with make() under config.seed, train it by a TrainConfig, and measure it: a Trial.
+
+    loss_of: as in train_step, for a model whose loss has a second part. held_out never has it.
+    FloatingPointError when a loss is not finite.
+    """
     torch.manual_seed(config.seed)
     state = TrainState.start(make(), config)
     state.model.train()
     began = time.perf_counter()
-    losses = [
-        train_step(state, [train_data.batch(step, config.batch_size, config.seed)], config)["loss"]
-        for step in range(config.steps)
-    ]
+    losses = []
+    for step in range(config.steps):
+        batch = train_data.batch(step, config.batch_size, config.seed)
+        losses.append(train_step(state, [batch], config, loss_of)["loss"])
     seconds = time.perf_counter() - began
     return Trial(state.model, losses, evaluate(state.model, held_out_data)["loss"], seconds)
