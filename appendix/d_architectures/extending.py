@@ -49,32 +49,35 @@ def longer_rope(rope, max_len, method, factor):
     return RotaryEmbedding(rope.head_dim, max_len, theta, rope.interleaved)
 
 # %% d_attention.ipynb #30b44156
-EXTENSIONS = {"rope": ("none", "interpolate", "ntk"), "sinusoidal": ("none",), "learned": ("none", "interpolate")}
+EXTENSIONS = {
+    "rope": ("none", "interpolate", "ntk"),
+    "sinusoidal": ("none",),
+    "learned": ("none", "interpolate"),
+}
 
 
 @torch.no_grad()
-def with_longer_context(model, context_length, method="none", std=0.02):
+def with_longer_context(model, context_length, method="none"):
     """A copy of a trained GPT that reads context_length tokens, with all of its weights.
 
-    method, for rope: "none", "interpolate" or "ntk" (EXTENSIONS lists what each kind of position has);
-    sinusoidal: "none". Learned: "none" draws the new rows from N(0, std²), "interpolate" stretches the table
-    over the new length. ValueError for another method.
+    method: one of EXTENSIONS[position]. Learned positions: with "none" the rows that are missing are freshly
+    drawn, with "interpolate" the table is stretched over the new length. ValueError for another method.
     """
-    config = replace(model.config, context_length=context_length)
+    config, like = replace(model.config, context_length=context_length), model.lm_head.weight
     if method not in EXTENSIONS[config.position]:
         choices = ", ".join(EXTENSIONS[config.position])
         raise ValueError(f"method={method!r}: for position={config.position!r} choose one of {choices}")
-    factor, longer, weights = context_length / model.config.context_length, GPT(config), model.state_dict()
+    longer, weights = GPT(config).to(like), model.state_dict()  # to: the same device and dtype
     if config.position == "learned":
-        old = weights.pop("embedding.position.weight")  # (T, D)
-        new = longer.embedding.position.weight  # (context_length, D)
+        old, new = (m.embedding.position.weight for m in (model, longer))  # (T, D), (context_length, D)
+        weights["embedding.position.weight"] = new  # freshly drawn
+        new[: len(old)] = old
         if method == "interpolate":
             new.copy_(stretched(old, context_length))
-        else:
-            new.normal_(std=std)[: len(old)] = old
-    longer.load_state_dict(weights, strict=config.position != "learned")
+    longer.load_state_dict(weights)
     if config.position == "rope":
-        longer.rope = longer_rope(model.rope, context_length, method, factor)
+        factor = context_length / model.config.context_length
+        longer.rope = longer_rope(model.rope, context_length, method, factor).to(like.device)
         for block in longer.blocks:
             block.attention.rope = longer.rope
     return longer.train(model.training)
@@ -82,7 +85,7 @@ def with_longer_context(model, context_length, method="none", std=0.02):
 
 def stretched(table, n):
     """Rows 0 .. n - 1 of a table (T, D) read at p * T / n, between two rows in proportion -> (n, D)."""
-    places = (torch.arange(n) * len(table) / n).clamp(max=len(table) - 1)  # (n,)
+    places = (torch.arange(n, device=table.device) * len(table) / n).clamp(max=len(table) - 1)  # (n,)
     below = places.long()
     above = (below + 1).clamp(max=len(table) - 1)
-    return torch.lerp(table[below], table[above], (places - below).unsqueeze(1))  # (n, D)
+    return torch.lerp(table[below], table[above], (places - below).unsqueeze(1).to(table))  # (n, D)
