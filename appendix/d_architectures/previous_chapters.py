@@ -8,7 +8,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from ch01_tokenization.corpus import load_plays, split_plays  # noqa: E402
 from ch01_tokenization.figures import COLORS, show, use_course_style  # noqa: E402
 from ch01_tokenization.tokenizer import BPETokenizer  # noqa: E402
-from ch04_transformer.transformer import GPT, GPTConfig, count_parameters  # noqa: E402
+from ch04_transformer.transformer import GPT, GPTConfig, count_parameters, make_norm  # noqa: E402
 from ch05_training.config import TrainConfig  # noqa: E402
 from ch05_training.data import TokenDataset  # noqa: E402
 from ch05_training.optimization import AdamW, cross_entropy  # noqa: E402
@@ -28,6 +28,7 @@ __all__ = [
     "cross_entropy",
     "evaluate",
     "load_plays",
+    "make_norm",
     "show",
     "split_plays",
     "train_step",
