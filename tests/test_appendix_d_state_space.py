@@ -327,6 +327,7 @@ def test_equal_to_transformers_mixer_with_gradients(T, sizes):
     with torch.no_grad():
         for parameter in mixer.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
+        mixer.dt_proj.bias.normal_()  # deltas of about 0.7, so that the state forgets and A has a gradient
     block.load_state_dict({name_here(name): tensor for name, tensor in mixer.state_dict().items()})
     x, weights, results = torch.randn(2, T, d_model), torch.randn(2, T, d_model), []
     names = [name for name, _ in mixer.named_parameters()]
@@ -336,8 +337,8 @@ def test_equal_to_transformers_mixer_with_gradients(T, sizes):
         gradients = torch.autograd.grad((y * weights).sum(), [leaf, *(parameters[name] for name in own)])
         results.append([y, *gradients])
     for one, other in zip(*results):
-        assert torch.allclose(one, other, rtol=1e-4, atol=2e-6)
-        assert T == 1 or one.abs().max() > 1e-4
+        assert (one - other).abs().max() <= 1e-5 * one.abs().max()
+        assert T == 1 or one.abs().max() > 1e-5  # A has no part in the first output
 
 
 # ---------------------------------------------------------------- in a GPT
