@@ -17,7 +17,17 @@ from ch03_attention.attention import (  # noqa: E402
     sliding_window_mask,
     split_heads,
 )
-from ch04_transformer.transformer import GPT, GPTConfig, RMSNorm, count_parameters, initialise  # noqa: E402
+from ch04_transformer.transformer import (  # noqa: E402
+    GPT,
+    FeedForward,
+    GPTConfig,
+    RMSNorm,
+    SwiGLU,
+    count_parameters,
+    initialise,
+    make_norm,
+)
+from ch05_training.baselines import unigram_of  # noqa: E402
 from ch05_training.config import TrainConfig, check_compiler  # noqa: E402
 from ch05_training.data import TokenDataset  # noqa: E402
 from ch05_training.optimization import AdamW, cross_entropy  # noqa: E402
@@ -30,10 +40,12 @@ __all__ = [
     "GPT",
     "AdamW",
     "BPETokenizer",
+    "FeedForward",
     "GPTConfig",
     "KVCache",
     "RMSNorm",
     "RotaryEmbedding",
+    "SwiGLU",
     "TokenDataset",
     "TrainConfig",
     "TrainState",
@@ -48,6 +60,7 @@ __all__ = [
     "initialise",
     "join_heads",
     "load_plays",
+    "make_norm",
     "peak_bytes",
     "show",
     "sliding_window_mask",
@@ -55,5 +68,6 @@ __all__ = [
     "split_plays",
     "summed_loss",
     "train_step",
+    "unigram_of",
     "use_course_style",
 ]
