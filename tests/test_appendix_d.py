@@ -330,3 +330,14 @@ def test_six_layers_of_post_ln_learn_nothing_at_a_rate_that_trains_pre_ln(data):
         for position in ("pre", "post")
     )
     assert post - pre > 0.05
+
+
+def test_rotary_positions_learn_faster_than_a_table(data):
+    recipe = replace(RECIPE, steps=80, batch_size=8, max_lr=1e-2, warmup_steps=10, seed=77)
+    rotary, table = (
+        trial(
+            lambda position=position: GPT(GPTConfig(512, 32, 48, 4, 2, position=position)), recipe, *data[1:]
+        ).held_out
+        for position in ("rope", "learned")
+    )
+    assert table - rotary > 0.05
