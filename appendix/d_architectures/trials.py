@@ -3,6 +3,7 @@
 # Written by `make export` from d_architectures.ipynb; change it there.
 
 import functools
+import math
 import time
 from typing import NamedTuple
 
@@ -16,21 +17,26 @@ from .previous_chapters import (
     evaluate,
     load_plays,
     split_plays,
+    summed_loss,
     train_step,
 )
 
 __all__ = [
+    "T95",
     "small_data",
     "Trial",
     "trial",
+    "Difference",
+    "paired_difference",
 ]
 
-
+# %% d_architectures.ipynb #018da731
 @functools.cache
 def small_data(context_length=64, vocab_size=512, n_plays=12, n_held_out=20_000):
     """(tokenizer, training data, held-out data) from a part of the plays: a second or two to make.
 
-    n_held_out: characters of each held-out play. The same arguments give the same objects.
+    n_plays: training plays that are read. n_held_out: characters of each held-out play. The same arguments
+    give the same objects.
     """
     train, held_out = split_plays(load_plays())
     texts = list(train.values())[:n_plays]
@@ -42,7 +48,7 @@ def small_data(context_length=64, vocab_size=512, n_plays=12, n_held_out=20_000)
         TokenDataset.from_texts(pieces, tokenizer, context_length, name="held-out plays"),
     )
 
-
+# %% d_architectures.ipynb #990151ef
 class Trial(NamedTuple):
     """What came of one training."""
 
@@ -52,15 +58,48 @@ class Trial(NamedTuple):
     seconds: float  # of training
 
 
-def trial(make, config, train_data, held_out_data):
-    """Build a model with make() under config.seed, train it by a TrainConfig, and measure it."""
+def trial(make, config, train_data, held_out_data, loss_of=summed_loss):
+    """Build a model with make() under config.seed, train it by a TrainConfig, and measure it: a Trial.
+
+    loss_of: as in train_step, for a model whose loss has a second part. held_out never has it.
+    FloatingPointError when a loss is not finite.
+    """
     torch.manual_seed(config.seed)
     state = TrainState.start(make(), config)
     state.model.train()
     began = time.perf_counter()
-    losses = [
-        train_step(state, [train_data.batch(step, config.batch_size, config.seed)], config)["loss"]
-        for step in range(config.steps)
-    ]
+    losses = []
+    for step in range(config.steps):
+        batch = train_data.batch(step, config.batch_size, config.seed)
+        losses.append(train_step(state, [batch], config, loss_of)["loss"])
     seconds = time.perf_counter() - began
     return Trial(state.model, losses, evaluate(state.model, held_out_data)["loss"], seconds)
+
+# %% d_architectures.ipynb #5cc461e7
+T95 = (math.nan, math.nan, 12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # of n numbers
+
+
+class Difference(NamedTuple):
+    """What is left between two models, seed by seed, in the unit of the losses."""
+
+    per_seed: list[float]
+    mean: float
+    sd: float  # of one seed's difference
+    half_width: float  # of the 95 % interval around the mean
+
+    @property
+    def tells(self):
+        """Whether the interval leaves out 0."""
+        return abs(self.mean) > self.half_width
+
+
+def paired_difference(ours, baseline):
+    """Ours minus baseline, losses of the same 2 to 10 seeds in the same order: a Difference. Student 1908.
+
+    ValueError when they are not equally many.
+    """
+    per_seed = [a - b for a, b in zip(ours, baseline, strict=True)]
+    n = len(per_seed)
+    mean = sum(per_seed) / n
+    sd = math.sqrt(sum((value - mean) ** 2 for value in per_seed) / (n - 1))
+    return Difference(per_seed, mean, sd, T95[n] * sd / math.sqrt(n))
