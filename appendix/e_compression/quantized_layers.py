@@ -12,10 +12,10 @@ from .quantization import Quantized, dequantize, pack_nibbles, quantize_groups, 
 
 __all__ = [
     "QuantizedLinear",
-    "QuantizedEmbedding",
     "block_matrices",
-    "quantized",
     "map_matrices",
+    "QuantizedEmbedding",
+    "quantized",
     "stored_bytes",
 ]
 
@@ -53,6 +53,21 @@ class QuantizedLinear(nn.Module):
     def forward(self, x):
         return F.linear(x, self.weight.to(x.dtype), self.bias)
 
+# %% e_compression.ipynb #b20b709f
+def block_matrices(model):
+    """{name: the nn.Linear} of a GPT's blocks, without the output layer."""
+    layers = model.named_modules()
+    return {name: m for name, m in layers if isinstance(m, nn.Linear) and m is not model.lm_head}
+
+
+@torch.no_grad()
+def map_matrices(model, change):
+    """A copy of a GPT in which each weight matrix of the blocks is change(matrix), still in floats."""
+    copied = copy.deepcopy(model)
+    for layer in block_matrices(copied).values():
+        layer.weight.copy_(change(layer.weight))
+    return copied
+
 # %% e_compression.ipynb #f3fd91cd
 class QuantizedEmbedding(nn.Module):
     """Rows of a QuantizedLinear's matrix: token_ids (..., T) -> (..., T, D) float32."""
@@ -65,12 +80,6 @@ class QuantizedEmbedding(nn.Module):
         return self.matrix.rows(token_ids)
 
 # %% e_compression.ipynb #4a430ca7
-def block_matrices(model):
-    """{name: the nn.Linear} of a GPT's blocks, without the output layer."""
-    layers = model.named_modules()
-    return {name: m for name, m in layers if isinstance(m, nn.Linear) and m is not model.lm_head}
-
-
 def quantized(model, bits=8, group_size=None, head_bits=8):
     """A copy of a GPT with QuantizedLinear for every nn.Linear, for inference.
 
@@ -87,15 +96,6 @@ def quantized(model, bits=8, group_size=None, head_bits=8):
     copied.lm_head = QuantizedLinear(head.weight, head.bias, head_bits)
     matrix = copied.lm_head if model.config.tie_weights else QuantizedLinear(table.weight, bits=head_bits)
     copied.embedding.token = QuantizedEmbedding(matrix)
-    return copied
-
-# %% e_compression.ipynb #b20b709f
-@torch.no_grad()
-def map_matrices(model, change):
-    """A copy of a GPT in which each weight matrix of the blocks is change(matrix), still in floats."""
-    copied = copy.deepcopy(model)
-    for layer in block_matrices(copied).values():
-        layer.weight.copy_(change(layer.weight))
     return copied
 
 
