@@ -283,7 +283,7 @@ def test_fewer_bits_cost_more():
     _, train_data, held_out = small_data(context_length=32, n_plays=2, n_held_out=6_000)
     config = GPTConfig(vocab_size=512, context_length=32, d_model=32, n_heads=2, n_layers=2)
     recipe = TrainConfig(
-        steps=120, max_lr=1e-2, warmup_steps=10, batch_size=16, seed=11, device="cpu", precision="float32"
+        steps=120, max_lr=1e-2, warmup_steps=10, batch_size=16, seed=12, device="cpu", precision="float32"
     )
     model, _, floats, _ = trial(lambda: GPT(config), recipe, train_data, held_out)
 

@@ -87,11 +87,19 @@ ABSMAX = Exercise(
             flawed_absmax(largest=lambda w: w.abs().mean()),
             flawed_absmax(largest=torch.std),
         ],
-        "The codes are the weights rounded; they are to be divided by the scale first.": lambda w, bits: (
-            w.round().to(torch.int8),
-            absmax(w, bits)[1],
-        ),
+        "The codes are the weights rounded; they are to be divided by the scale first.": [
+            lambda w, bits: (w.round().to(torch.int8), absmax(w, bits)[1]),
+            lambda w, bits: (
+                w.round().clamp(1 - 2 ** (bits - 1), 2 ** (bits - 1) - 1).to(torch.int8),
+                absmax(w, bits)[1],
+            ),
+        ],
         "The codes and the scale have changed places.": lambda w, bits: absmax(w, bits)[::-1],
+    },
+    errors={
+        "It should return two things, the codes and the scale.": lambda case, error: (
+            "unpack" in str(error) or "0-d tensor" in str(error)
+        ),
     },
     signs={
         "There should be one scale for the whole tensor, of shape ().": lambda case, got, expected: (
@@ -164,9 +172,10 @@ GROUPS = Exercise(
             lambda w, bits, g: round_trip(w.reshape(1, -1), bits).view(w.shape),
             lambda w, bits, g: flawed_groups(cut=lambda w, g: w.reshape(1, 1, -1))(w, bits, g).view(w.shape),
         ],
-        "The groups are neighbours in a column. They should be neighbours in a row.": (
-            lambda w, bits, g: round_trip(w.T, bits, g).T
-        ),
+        "The groups are neighbours in a column. They should be neighbours in a row.": [
+            lambda w, bits, g: round_trip(w.T, bits, g).T,
+            lambda w, bits, g: round_trip(w.T.reshape(-1, g), bits).view(w.T.shape).T,
+        ],
         "Each group has weights from all over the row. A group is `group_size` neighbours.": flawed_groups(
             cut=strided, join=lambda groups: groups.transpose(1, 2).flatten(1)
         ),
@@ -258,7 +267,7 @@ NIBBLES = Exercise(
             (lambda codes: pairs_of(codes)[0] + pairs_of(codes)[1], unpack),
         ],
         "The second code is moved up by another number of bits than four.": [
-            (packed_by(shift=shift), unpack) for shift in (1, 2, 3, 5, 8)
+            (packed_by(shift=shift), unpack) for shift in (1, 2, 3, 5)
         ],
         "With an odd number of codes the last one is lost.": (packed_by(pad=False), unpack),
         "With an odd number of codes the 0 is put before the first. It belongs behind the last.": (
@@ -313,17 +322,19 @@ def flawed_block(
     guard=True,
     halves=lambda pair: pair.half(),
     scale=lambda w: w.max() - w.min(),
-    begin=torch.min,
     stored_first=False,
     to_whole=torch.round,
+    subtract=True,
+    clamp=True,
     join=lambda floats, pairs: torch.cat([floats, pairs]),
 ):
     def encode(weights):
-        m = begin(weights)
+        m = weights.min()
         d = scale(weights) / steps
         d_used, m_used = (x.half().float() if stored_first else x for x in (d, m))
-        codes = to_whole((weights - m_used) / (d_used.where(d_used > 0, 1) if guard else d_used))
-        codes = codes.clamp(0, 15).to(torch.uint8)
+        steps_up = weights - m_used if subtract else weights
+        codes = to_whole(steps_up / (d_used.where(d_used > 0, 1) if guard else d_used))
+        codes = (codes.clamp(0, 15) if clamp else codes).to(torch.uint8)
         return join(halves(torch.stack(order(d, m))).view(torch.uint8), pair(codes))
 
     return encode
@@ -361,7 +372,9 @@ BLOCK = Exercise(
         (away_from_ties(draw.normal(32) * 0.1 + draw.real(-1, 1)),),
     ],
     mistakes={
-        "The range is divided by 16. Sixteen codes have fifteen steps between them.": flawed_block(steps=16),
+        "The range is divided by 16. Sixteen codes have fifteen steps between them.": [
+            flawed_block(steps=16, clamp=clamp) for clamp in (True, False)
+        ],
         "The minimum is stored before the scale. Bytes 0 and 1 are the scale.": flawed_block(
             order=lambda d, m: (m, d)
         ),
@@ -375,6 +388,10 @@ BLOCK = Exercise(
             flawed_block(pair=lambda codes: codes[:16] | codes[16:]),
             flawed_block(pair=lambda codes: codes[:16] + codes[16:]),
         ],
+        "Every code has a byte of its own. Two of them go into one.": flawed_block(pair=lambda codes: codes),
+        "The two floats take four bytes each. As float16 they take two.": flawed_block(
+            halves=lambda pair: pair
+        ),
         "Only the first sixteen codes are stored.": flawed_block(pair=lambda codes: codes[:16]),
         "The two floats are stored as bfloat16. Q4_1 has float16.": flawed_block(
             halves=lambda pair: pair.bfloat16()
@@ -382,11 +399,11 @@ BLOCK = Exercise(
         "The largest weight is stored where the minimum should be.": flawed_block(
             order=lambda d, m: (d, m + 15 * d)
         ),
-        "The codes begin at 0 and not at the minimum: it has to be subtracted first.": flawed_block(
-            begin=lambda w: torch.zeros_like(w.min())
-        ),
+        "The codes begin at 0 and not at the minimum: it has to be subtracted first.": [
+            flawed_block(subtract=False, clamp=clamp) for clamp in (True, False)
+        ],
         "The scale comes from the largest size. Here it is the range, largest minus smallest, in fifteen "
-        "steps.": flawed_block(scale=lambda w: w.abs().max()),
+        "steps.": [flawed_block(scale=lambda w: w.abs().max(), clamp=clamp) for clamp in (True, False)],
         "The codes are found with the rounded scale and minimum. Find them with the exact ones, and round "
         "afterwards.": flawed_block(stored_first=True),
         "What is behind the point is cut off in place of rounded.": flawed_block(to_whole=torch.trunc),
@@ -395,9 +412,6 @@ BLOCK = Exercise(
         ),
     },
     signs={
-        "A block has 20 bytes: four for two floats, sixteen for 32 codes.": lambda case, got, expected: (
-            got.shape != (20,)
-        ),
         "Bytes 0 and 1 should be the scale as a float16, the lower byte first.": lambda case, got, expected: (
             not torch.equal(got[:2], expected[:2])
         ),
@@ -765,6 +779,10 @@ SCORES = Exercise(
         "The mean over the examples is missing: one row for each of them is left.": scores_by(
             over=lambda x: x
         ),
+        "There is a score for each position. The sum goes over the positions too.": scores_by(
+            inner=lambda x: x.sum(dim=3)
+        ),
+        "All heads have become one number. There should be one for each.": scores_by(over=lambda x: x.mean()),
         "The scores are divided by their sum. They should stay as they are.": scores_by(
             over=lambda x: x.mean(dim=0) / x.mean(dim=0).sum()
         ),
@@ -775,9 +793,6 @@ SCORES = Exercise(
         ],
     },
     signs={
-        "There should be one score for each head, (H,).": lambda case, got, expected: (
-            got.shape != expected.shape
-        ),
         "A score is a size, and one here is negative.": lambda case, got, expected: bool((got < 0).any()),
     },
 )
