@@ -180,13 +180,22 @@ def test_q4_1_of_odd_blocks_is_ggufs():
     w[1] = 2.5  # all equal
     w[2, 7] = -1.0  # one outlier
     w[3] = torch.arange(32) - 16.0
-    w[4] = torch.arange(32) / 31 * 15  # halves, which are rounded up
+    w[4] = torch.arange(32) / 31 * 15
     w[5, 0] = 3e6  # a scale above the largest half
     w[6] = torch.arange(32) * 1e5 - 1e6  # and a minimum below the smallest
     w[7] = torch.arange(32) * 1e-9  # a scale below the smallest half
     ours = encode_q4_1(w)
     assert np.array_equal(ours.numpy(), gguf.quantize(w.numpy(), Q4_1))
     assert torch.equal(decode_q4_1(ours)[:2], w[:2]) and not decode_q4_1(ours)[5:7].isfinite().all()
+
+
+def test_q4_1_of_halves_is_ggufs():
+    """Which way a weight in the middle of two codes goes hangs on ggml's order of arithmetic."""
+    steps = torch.cat([torch.tensor([0.0, 15.0]), torch.arange(30) % 15 + 0.5])  # (32,)
+    scales = torch.rand(500, 1, generator=torch.Generator().manual_seed(0)) + 0.1
+    w = torch.cat([steps * 1.0, *(steps * scales)]).view(-1, 32)
+    assert decode_q4_1(encode_q4_1(w))[0, 2:5].tolist() == [1, 2, 3]  # up, all of them
+    assert np.array_equal(encode_q4_1(w).numpy(), gguf.quantize(w.numpy(), Q4_1))
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered")
