@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from ch01_tokenization.corpus import load_plays, split_plays  # noqa: E402
+from ch01_tokenization.corpus import load_plays, package_file, split_plays  # noqa: E402
 from ch01_tokenization.figures import COLORS, show, use_course_style  # noqa: E402
 from ch01_tokenization.tokenizer import BPETokenizer  # noqa: E402
 from ch04_transformer.transformer import GPT, GPTConfig, count_parameters  # noqa: E402
@@ -14,6 +14,8 @@ from ch05_training.data import TokenDataset  # noqa: E402
 from ch05_training.optimization import AdamW, cross_entropy  # noqa: E402
 from ch05_training.step import evaluate, train_step  # noqa: E402
 from ch05_training.training import TrainState  # noqa: E402
+from ch06_inference.generation import KVCache, generate  # noqa: E402
+from ch06_inference.pretrained import from_gguf, load_smollm2  # noqa: E402
 
 __all__ = [
     "COLORS",
@@ -21,13 +23,18 @@ __all__ = [
     "AdamW",
     "BPETokenizer",
     "GPTConfig",
+    "KVCache",
     "TokenDataset",
     "TrainConfig",
     "TrainState",
     "count_parameters",
     "cross_entropy",
     "evaluate",
+    "from_gguf",
+    "generate",
     "load_plays",
+    "load_smollm2",
+    "package_file",
     "show",
     "split_plays",
     "train_step",
