@@ -3,6 +3,7 @@
 # Written by `make export` from d_architectures.ipynb; change it there.
 
 import functools
+import math
 import time
 from typing import NamedTuple
 
@@ -21,9 +22,12 @@ from .previous_chapters import (
 )
 
 __all__ = [
+    "T95",
     "small_data",
     "Trial",
     "trial",
+    "Difference",
+    "paired_difference",
 ]
 
 # %% d_architectures.ipynb #018da731
@@ -70,3 +74,32 @@ def trial(make, config, train_data, held_out_data, loss_of=summed_loss):
         losses.append(train_step(state, [batch], config, loss_of)["loss"])
     seconds = time.perf_counter() - began
     return Trial(state.model, losses, evaluate(state.model, held_out_data)["loss"], seconds)
+
+# %% d_architectures.ipynb #5cc461e7
+T95 = (math.nan, math.nan, 12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # of n numbers
+
+
+class Difference(NamedTuple):
+    """What is left between two models, seed by seed, in the unit of the losses."""
+
+    per_seed: list[float]
+    mean: float
+    sd: float  # of one seed's difference
+    half_width: float  # of the 95 % interval around the mean
+
+    @property
+    def tells(self):
+        """Whether the interval leaves out 0."""
+        return abs(self.mean) > self.half_width
+
+
+def paired_difference(ours, baseline):
+    """Ours minus baseline, losses of the same 2 to 10 seeds in the same order: a Difference. Student 1908.
+
+    ValueError when they are not equally many.
+    """
+    per_seed = [a - b for a, b in zip(ours, baseline, strict=True)]
+    n = len(per_seed)
+    mean = sum(per_seed) / n
+    sd = math.sqrt(sum((value - mean) ** 2 for value in per_seed) / (n - 1))
+    return Difference(per_seed, mean, sd, T95[n] * sd / math.sqrt(n))
