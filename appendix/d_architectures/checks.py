@@ -224,6 +224,7 @@ def balance_cases(draw):
         (torch.tensor([[0.8, 0.2], [0.4, 0.6]]), torch.tensor([[0], [1]])),
         (torch.full((4, 4), 0.25), torch.tensor([[0], [1], [2], [3]])),
         (torch.tensor([[0.5, 0.3, 0.2]]), torch.tensor([[0, 1]])),
+        (torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7]]), torch.tensor([[0], [2]])),
         drawn(5, 4, 1),
         drawn(7, 6, 2),
         (lambda p, c: (p.double(), c))(*drawn(9, 5, 3)),
@@ -239,17 +240,21 @@ BALANCE = Exercise(
     run=run_balance,
     cases=balance_cases,
     mistakes={
-        "The factor E, the number of experts, is missing.": balance_like(lambda E, f, P: (f * P).sum()),
+        "The sum of f times P is multiplied by E, the number of experts; here E is missing, or the sum has "
+        "become a mean.": balance_like(lambda E, f, P: (f * P).sum()),
+        "f has fewer places than there are experts, since the last ones were never chosen: count with a "
+        "place for each of them.": lambda probabilities, chosen: (
+            lambda counts: probabilities.size(-1) * (counts / chosen.numel() * probabilities.mean(0)).sum()
+        )(chosen.flatten().bincount()),
         "f is how often an expert was chosen, as a number and not as a share: divide by all choices.": (
             lambda probabilities, chosen: balance_loss(probabilities, chosen) * chosen.numel()
         ),
         "f is divided by the number of tokens; with k experts a token there are k times as many choices.": (
             lambda probabilities, chosen: balance_loss(probabilities, chosen) * chosen.size(-1)
         ),
-        "The products are averaged over the experts; E times their sum is asked for.": [
-            balance_like(lambda E, f, P: (f * P).mean()),
-            balance_like(lambda E, f, P: E * (f * P).mean()),
-        ],
+        "The mean of the products is taken, with no factor: that divides by E where it should multiply.": (
+            balance_like(lambda E, f, P: (f * P).mean())
+        ),
         "The probabilities are added up over the tokens; P is their mean.": (
             lambda probabilities, chosen: balance_loss(probabilities, chosen) * len(probabilities)
         ),
@@ -286,8 +291,9 @@ BALANCE = Exercise(
         "have a gradient?": lambda case, got, expected: loss_right(case, got, expected),
     },
     errors={
-        "f has fewer places than there are experts, since the last ones were never chosen: count with a "
-        "place for each expert.": lambda case, error: "size of tensor" in str(error),
+        "Two sizes do not fit: f needs a place for every expert, also for the idle ones.": lambda case, error: (
+            "size of tensor" in str(error)
+        ),
     },
 )
 
@@ -419,11 +425,13 @@ def reach_cases(draw):
         return mask | torch.eye(T, dtype=torch.bool)
 
     odd = torch.tensor([[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 1, 0, 1]], dtype=torch.bool)
+    chain = torch.tensor([[1, 0, 0, 0], [0, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1]], dtype=torch.bool)
     return [
         (window(4, 2), 2),
         (window(4, 2), 1),
         (odd, 1),
         (odd, 2),
+        (chain, 2),
         (torch.ones(1, 1, dtype=torch.bool), 3),
         (window(6, 2), 3),
         (strided_mask(11, 3), 2),

@@ -119,11 +119,11 @@ MUTANTS = {
         ),
     ],
     "D.3": [
-        ("factor E", "n_experts * (f.to", "(f.to"),
+        ("here E is missing", "n_experts * (f.to", "(f.to"),
         ("not as a share", "counts / chosen.numel()", "counts"),
         ("divided by the number of tokens", "chosen.numel()", "len(chosen)"),
         (
-            "averaged over the experts",
+            "sum has become a mean",
             "probabilities.mean(dim=0)).sum()",
             "probabilities.mean(dim=0)).mean()",
         ),
@@ -233,7 +233,7 @@ MUTANTS = {
     "D.6": [
         ("stops after one round", "reach *= 2", "break"),
         ("round too early", "while reach < len(u):", "while 2 * reach < len(u):"),
-        ("not brought up to date", "    a = torch.cat([a[:reach], new_a])\n", ""),
+        ("not brought up to date", "        a = torch.cat([a[:reach], new_a])\n", ""),
         (
             "a of the new round",
             "new_u = u[reach:] + a[reach:] * u[:-reach]  # (T - reach, D)\n        "
