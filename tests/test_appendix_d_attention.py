@@ -299,3 +299,44 @@ def test_greedy_generation_with_the_latent_cache():
             fresh = model(fresh, cache)[:, -1].argmax(-1, keepdim=True)
             token_ids = torch.cat([token_ids, fresh], dim=1)
     assert torch.equal(token_ids, expected)
+
+
+# ---------------------------------------------------------------- what the notebook measured, with another seed
+
+
+def loss_by_place(model, data, T):
+    """Mean held-out loss at each of T places, (T,)."""
+    n = (len(data.token_ids) - 1) // T
+    inputs, targets = (data.token_ids[first : first + n * T].view(n, T) for first in (0, 1))
+    with torch.no_grad():
+        log_p = model.eval()(inputs).log_softmax(-1)
+    return -log_p.gather(-1, targets.unsqueeze(-1)).squeeze(-1).mean(0)
+
+
+def test_beyond_the_trained_length_the_loss_rises():
+    """Rotary a little, learned positions with fresh rows more; interpolated rows do not jump."""
+    tokenizer, train_data, held_out = small_data(context_length=32)
+    rise = {}
+    for position in ("rope", "learned"):
+        config = GPTConfig(
+            tokenizer.n_vocab, 32, d_model=32, n_heads=2, n_layers=2, position=position
+        )
+        recipe = TrainConfig(steps=200, batch_size=16, max_lr=1e-2, warmup_steps=20, device="cpu", seed=11)
+        model = trial(lambda c=config: GPT(c), recipe, train_data, held_out).model
+        for method in ("none", "interpolate"):
+            losses = loss_by_place(with_longer_context(model, 128, method), held_out, 128)
+            rise[position, method] = (losses[64:].mean() - losses[:32].mean()).item()
+    assert rise["learned", "none"] > 0.08 and rise["rope", "none"] > 0.02
+    assert rise["learned", "interpolate"] < rise["learned", "none"] - 0.05
+
+
+@pytest.mark.parametrize("kind", ["multi-query", "latent"])
+def test_fewer_keys_and_values_learn(kind):
+    """They train, far below a uniform guess; which is better is for three seeds to say, and they cannot."""
+    tokenizer, train_data, held_out = small_data(context_length=32)
+    config = GPTConfig(
+        tokenizer.n_vocab, 32, d_model=32, n_heads=4, n_layers=2, position="rope", n_kv_heads=1
+    )
+    make = {"multi-query": lambda: GPT(config), "latent": lambda: latent_gpt(config, 12, 4)}[kind]
+    recipe = TrainConfig(steps=60, batch_size=16, max_lr=1e-2, warmup_steps=10, device="cpu", seed=11)
+    assert trial(make, recipe, train_data, held_out).held_out < math.log(tokenizer.n_vocab) - 1
