@@ -1,13 +1,15 @@
 """Appendix D, attention: longer texts than trained on, and multi-head latent attention."""
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
 from torch.nn.functional import linear
 from transformers import DeepseekV2Config, LlamaConfig
-from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2Attention, DeepseekV2RotaryEmbedding
+from transformers.models.deepseek_v2.modeling_deepseek_v2 import (
+    DeepseekV2Attention,
+    DeepseekV2RotaryEmbedding,
+)
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from appendix.d_architectures.extending import (
@@ -28,9 +30,8 @@ from appendix.d_architectures.latent import (
 from appendix.d_architectures.trials import small_data, trial
 from ch02_embeddings.embeddings import RotaryEmbedding, angles_at
 from ch03_attention.attention import MultiHeadAttention, causal_mask
-from ch04_transformer.transformer import GPT, GPTConfig, count_parameters
+from ch04_transformer.transformer import GPT, GPTConfig
 from ch05_training.config import TrainConfig
-from ch05_training.optimization import cross_entropy
 from ch06_inference.generation import generate
 
 
@@ -301,7 +302,7 @@ def test_greedy_generation_with_the_latent_cache():
     assert torch.equal(token_ids, expected)
 
 
-# ---------------------------------------------------------------- what the notebook measured, with another seed
+# ---------------------------------------------------------------- what the notebook measured, another seed
 
 
 def loss_by_place(model, data, T):
@@ -318,9 +319,7 @@ def test_beyond_the_trained_length_the_loss_rises():
     tokenizer, train_data, held_out = small_data(context_length=32)
     rise = {}
     for position in ("rope", "learned"):
-        config = GPTConfig(
-            tokenizer.n_vocab, 32, d_model=32, n_heads=2, n_layers=2, position=position
-        )
+        config = GPTConfig(tokenizer.n_vocab, 32, d_model=32, n_heads=2, n_layers=2, position=position)
         recipe = TrainConfig(steps=200, batch_size=16, max_lr=1e-2, warmup_steps=20, device="cpu", seed=11)
         model = trial(lambda c=config: GPT(c), recipe, train_data, held_out).model
         for method in ("none", "interpolate"):

@@ -265,7 +265,7 @@ def test_a_rolling_layer_by_hand():
     assert layer.keys.flatten().tolist() == [6, 4, 5]
 
 
-# ---------------------------------------------------------------- what the notebook measured, with another seed
+# ---------------------------------------------------------------- what the notebook measured, another seed
 
 
 def test_without_attention_the_loss_is_higher_and_a_window_hardly_costs():

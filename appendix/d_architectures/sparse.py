@@ -144,7 +144,8 @@ class RollingLayer:
         start, T, window = self.length, keys.size(2), self.window
         self.length = start + T
         if T == 1:
-            self.keys[:, :, start % window], self.values[:, :, start % window] = keys[:, :, 0], values[:, :, 0]
+            place = start % window
+            self.keys[:, :, place], self.values[:, :, place] = keys[:, :, 0], values[:, :, 0]
             held = min(self.length, window)
             return self.keys[:, :, :held], self.values[:, :, :held]
         before = torch.arange(max(0, start - self.limit), start, device=keys.device) % window
