@@ -27,7 +27,7 @@ __all__ = [
 def strided_mask(T, stride, device=None):
     """The last `stride` positions, and every stride-th one before: (T, T) bool, causal.
 
-    The two heads of strided attention in one: Child et al. 2019, section 4.3 and equation 8.
+    The two heads of strided attention in one: Child et al. 2019, sections 4.3 and 5.1.
     """
     i = torch.arange(T, device=device)  # (T,)
     back = i.unsqueeze(1) - i  # (T, 1) - (T,) -> (T, T): how far key j lies behind query i
