@@ -1,13 +1,15 @@
 """Appendix D, attention: longer texts than trained on, and multi-head latent attention."""
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
 from torch.nn.functional import linear
 from transformers import DeepseekV2Config, LlamaConfig
-from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2Attention, DeepseekV2RotaryEmbedding
+from transformers.models.deepseek_v2.modeling_deepseek_v2 import (
+    DeepseekV2Attention,
+    DeepseekV2RotaryEmbedding,
+)
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from appendix.d_architectures.extending import (
@@ -28,9 +30,8 @@ from appendix.d_architectures.latent import (
 from appendix.d_architectures.trials import small_data, trial
 from ch02_embeddings.embeddings import RotaryEmbedding, angles_at
 from ch03_attention.attention import MultiHeadAttention, causal_mask
-from ch04_transformer.transformer import GPT, GPTConfig, count_parameters
+from ch04_transformer.transformer import GPT, GPTConfig
 from ch05_training.config import TrainConfig
-from ch05_training.optimization import cross_entropy
 from ch06_inference.generation import generate
 
 
@@ -219,7 +220,7 @@ def test_a_mask_replaces_the_causal_one():
     assert not torch.allclose(layer(x, mask), layer(x))
 
 
-@pytest.mark.parametrize(("c", "r", "d"), [(12, 4, 6), (8, 8, 8), (7, 2, 5)])
+@pytest.mark.parametrize(("c", "r", "d"), [(12, 4, 6), (8, 8, 8), (14, 4, 10)])
 def test_it_equals_deepseek_v2(c, r, d):
     D, H, T = 24, 3, 9
     config = DeepseekV2Config(
@@ -299,3 +300,42 @@ def test_greedy_generation_with_the_latent_cache():
             fresh = model(fresh, cache)[:, -1].argmax(-1, keepdim=True)
             token_ids = torch.cat([token_ids, fresh], dim=1)
     assert torch.equal(token_ids, expected)
+
+
+# ---------------------------------------------------------------- what the notebook measured, another seed
+
+
+def loss_by_place(model, data, T):
+    """Mean held-out loss at each of T places, (T,)."""
+    n = (len(data.token_ids) - 1) // T
+    inputs, targets = (data.token_ids[first : first + n * T].view(n, T) for first in (0, 1))
+    with torch.no_grad():
+        log_p = model.eval()(inputs).log_softmax(-1)
+    return -log_p.gather(-1, targets.unsqueeze(-1)).squeeze(-1).mean(0)
+
+
+def test_beyond_the_trained_length_the_loss_rises():
+    """Rotary a little, learned positions with fresh rows more; interpolated rows do not jump."""
+    tokenizer, train_data, held_out = small_data(context_length=32)
+    rise = {}
+    for position in ("rope", "learned"):
+        config = GPTConfig(tokenizer.n_vocab, 32, d_model=32, n_heads=2, n_layers=2, position=position)
+        recipe = TrainConfig(steps=200, batch_size=16, max_lr=1e-2, warmup_steps=20, device="cpu", seed=11)
+        model = trial(lambda c=config: GPT(c), recipe, train_data, held_out).model
+        for method in ("none", "interpolate"):
+            losses = loss_by_place(with_longer_context(model, 128, method), held_out, 128)
+            rise[position, method] = (losses[64:].mean() - losses[:32].mean()).item()
+    assert rise["learned", "none"] > 0.08 and rise["rope", "none"] > 0.02
+    assert rise["learned", "interpolate"] < rise["learned", "none"] - 0.05
+
+
+@pytest.mark.parametrize("kind", ["multi-query", "latent"])
+def test_fewer_keys_and_values_learn(kind):
+    """They train, far below a uniform guess; which is better is for three seeds to say, and they cannot."""
+    tokenizer, train_data, held_out = small_data(context_length=32)
+    config = GPTConfig(
+        tokenizer.n_vocab, 32, d_model=32, n_heads=4, n_layers=2, position="rope", n_kv_heads=1
+    )
+    make = {"multi-query": lambda: GPT(config), "latent": lambda: latent_gpt(config, 12, 4)}[kind]
+    recipe = TrainConfig(steps=60, batch_size=16, max_lr=1e-2, warmup_steps=10, device="cpu", seed=11)
+    assert trial(make, recipe, train_data, held_out).held_out < math.log(tokenizer.n_vocab) - 1

@@ -263,3 +263,21 @@ def test_a_rolling_layer_by_hand():
     more = torch.arange(5.0, 7).view(1, 1, 2, 1)
     assert layer.append(more, more)[0].flatten().tolist() == [3, 4, 5, 6]
     assert layer.keys.flatten().tolist() == [6, 4, 5]
+
+
+# ---------------------------------------------------------------- what the notebook measured, another seed
+
+
+def test_without_attention_the_loss_is_higher_and_a_window_hardly_costs():
+    tokenizer, train_data, held_out = small_data(context_length=32)
+    config = GPTConfig(tokenizer.n_vocab, 32, d_model=32, n_heads=2, n_layers=2, position="rope")
+    recipe = TrainConfig(steps=120, batch_size=8, max_lr=2e-2, warmup_steps=20, device="cpu", seed=11)
+    losses = {}
+    for window in (1, 8, 32):
+        pattern = window_pattern(window)
+
+        def make(pattern=pattern):
+            return replace_attention(GPT(config), lambda layer: SparseAttention(layer, pattern))
+
+        losses[window] = trial(make, recipe, train_data, held_out).held_out
+    assert losses[1] > losses[32] + 0.03 and abs(losses[8] - losses[32]) < 0.08

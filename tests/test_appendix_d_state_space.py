@@ -381,3 +381,38 @@ def test_a_block_takes_the_place_of_attention():
     cache = StateCache(CONFIG)
     parts = torch.cat([model(part, cache) for part in ids.split([4, 1, 4], dim=1)], dim=1)
     assert torch.allclose(parts, model(ids), atol=1e-5)
+
+
+# ---------------------------------------------------------------- what selection is for
+
+
+def copied_letters(selective, seed, steps=150, n_rows=32):
+    """Share of letters that a small model copies out of noise, as in the notebook."""
+
+    def texts(n):
+        letters = torch.randint(4, (n, 3), generator=draws)
+        places = torch.rand(n, 24, generator=draws).argsort(1)[:, :3].sort(1).values
+        text = torch.full((n, 24), 4).scatter(1, places, letters)
+        return torch.cat([text, torch.full_like(letters, 5)], dim=1), letters
+
+    torch.manual_seed(seed)
+    config = GPTConfig(vocab_size=6, context_length=27, d_model=24, n_heads=1, n_layers=2, norm="rmsnorm")
+    model, draws = mamba_gpt(config, d_state=8, selective=selective), torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.02, betas=(0.9, 0.99), weight_decay=0.0)
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = 0.02 * min(1, (step + 1) / 20) * (1 - step / steps)
+        text, letters = texts(n_rows)
+        loss = F.cross_entropy(model(text)[:, -3:].flatten(0, 1), letters.flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    text, letters = texts(256)
+    with torch.no_grad():
+        return (model(text)[:, -3:].argmax(-1) == letters).float().mean().item()
+
+
+def test_selection_copies_what_a_fixed_kernel_cannot_find():
+    fixed, selective = (copied_letters(choice, seed=11) for choice in (False, True))
+    assert fixed > 0.3, "it learns something"
+    assert selective > fixed + 0.1

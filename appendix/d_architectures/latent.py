@@ -11,6 +11,7 @@ from .previous_chapters import (
     GPT,
     RMSNorm,
     RotaryEmbedding,
+    causal_mask,
     fused_attention,
     initialise,
     join_heads,
@@ -88,14 +89,19 @@ class LatentAttention(nn.Module):
         queries, the one that would make the values onto the mixed latents: multi-query attention, in which
         the rows are the keys of all heads, and their first c numbers the values.
         """
+        (B, H, T, _), S = q.shape, rows.size(1)
         d, r, c = self.head_dim, self.rope.head_dim, self.latent_dim
-        k_up, v_up = (up.weight.view(self.n_heads, d, c) for up in (self.k_up, self.v_up))  # (H, d, c)
+        k_up, v_up = (up.weight.view(H, d, c) for up in (self.k_up, self.v_up))  # (H, d, c)
         q, q_turned = q.split([d, r], dim=-1)  # (B, H, T, d), (B, H, T, r)
         q = torch.cat([q @ k_up, q_turned], dim=-1)  # (B, H, T, d) @ (H, d, c) -> (B, H, T, c + r)
         q = q * math.sqrt((c + r) / (d + r))  # fused_attention divides by sqrt(c + r), we want sqrt(d + r)
-        keys = rows.unsqueeze(1)  # (B, 1, S, c + r)
-        mixed = fused_attention(q, keys, keys[..., :c], mask, dropout_p, causal=mask is None)  # (B, H, T, c)
-        return mixed @ v_up.transpose(1, 2)  # (B, H, T, c) @ (H, c, d) -> (B, H, T, d)
+        if mask is None and T > 1:
+            mask = causal_mask(T, S, q.device)[None, None]  # (1, 1, T, S)
+        if mask is not None:
+            mask = mask.expand(-1, H, T, S).flatten(1, 2)  # (B or 1, H * T, S)
+        q = q.flatten(1, 2)  # (B, H, T, c + r) -> (B, H * T, c + r): all heads ask the same rows
+        mixed = fused_attention(q, rows, rows[..., :c], mask, dropout_p)  # (B, H * T, c)
+        return mixed.view(B, H, T, c) @ v_up.transpose(1, 2)  # (B, H, T, c) @ (H, c, d) -> (B, H, T, d)
 
 # %% d_attention.ipynb #96a0307c
 class LatentLayer:

@@ -17,6 +17,7 @@ from ch03_attention.attention import (  # noqa: E402
     sliding_window_mask,
     split_heads,
 )
+from ch04_transformer.accounting import saved_bytes  # noqa: E402
 from ch04_transformer.transformer import (  # noqa: E402
     GPT,
     FeedForward,
@@ -30,7 +31,7 @@ from ch04_transformer.transformer import (  # noqa: E402
 from ch05_training.baselines import unigram_of  # noqa: E402
 from ch05_training.config import TrainConfig, check_compiler  # noqa: E402
 from ch05_training.data import TokenDataset  # noqa: E402
-from ch05_training.optimization import AdamW, cross_entropy  # noqa: E402
+from ch05_training.optimization import AdamW, clip_grad_norm_, cross_entropy  # noqa: E402
 from ch05_training.step import evaluate, summed_loss, train_step  # noqa: E402
 from ch05_training.training import TrainState  # noqa: E402
 from ch06_inference.generation import KVCache, cache_bytes, generate  # noqa: E402
@@ -51,6 +52,7 @@ __all__ = [
     "TrainState",
     "cache_bytes",
     "causal_mask",
+    "clip_grad_norm_",
     "check_compiler",
     "count_parameters",
     "cross_entropy",
@@ -62,6 +64,7 @@ __all__ = [
     "load_plays",
     "make_norm",
     "peak_bytes",
+    "saved_bytes",
     "show",
     "sliding_window_mask",
     "split_heads",

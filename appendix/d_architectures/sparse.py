@@ -27,7 +27,7 @@ __all__ = [
 def strided_mask(T, stride, device=None):
     """The last `stride` positions, and every stride-th one before: (T, T) bool, causal.
 
-    The two heads of strided attention in one: Child et al. 2019, section 4.3 and equation 8.
+    The two heads of strided attention in one: Child et al. 2019, sections 4.3 and 5.1.
     """
     i = torch.arange(T, device=device)  # (T,)
     back = i.unsqueeze(1) - i  # (T, 1) - (T,) -> (T, T): how far key j lies behind query i
@@ -144,7 +144,8 @@ class RollingLayer:
         start, T, window = self.length, keys.size(2), self.window
         self.length = start + T
         if T == 1:
-            self.keys[:, :, start % window], self.values[:, :, start % window] = keys[:, :, 0], values[:, :, 0]
+            place = start % window
+            self.keys[:, :, place], self.values[:, :, place] = keys[:, :, 0], values[:, :, 0]
             held = min(self.length, window)
             return self.keys[:, :, :held], self.values[:, :, :held]
         before = torch.arange(max(0, start - self.limit), start, device=keys.device) % window

@@ -43,7 +43,7 @@ def zero_order_hold(A, delta):
 
 # %% d_state_space.ipynb #ca482e26
 def ssm_kernel(a, b, c, length):
-    """What an input of 1 sends out at each later step, sum over n of c_n a_n^k b_n: (..., N) -> (..., length).
+    """What an input of 1 sends to each later step, sum over n of c_n a_n^k b_n: (..., N) -> (..., length).
 
     S4D, equation 8: the state is diagonal.
     """
@@ -96,10 +96,10 @@ def scan_in_chunks(a, u, chunk=None):
     before = torch.cat([torch.zeros_like(ends[:, :1]), ends[:, :-1]], dim=1).unsqueeze(2)  # (B, M, 1, ...)
     return torch.addcmul(inner, decay, before).flatten(1, 2)[:, :T]  # (B, M, L, ...) -> (B, T, ...)
 
-# %% d_state_space.ipynb #c58d239f
+# %% d_state_space.ipynb #992175f0
 def fastest_scan(a):
     """Steps where each is wide enough to keep a CPU busy, else chunks; a: (B, T, ...)."""
-    return scan_in_steps if a.device.type == "cpu" and a[:, 0].numel() >= 2**12 else scan_in_chunks
+    return scan_in_steps if a.device.type == "cpu" and a[:, 0].numel() >= 2**11 else scan_in_chunks
 
 
 class LinearScan(torch.autograd.Function):
@@ -122,7 +122,7 @@ class LinearScan(torch.autograd.Function):
 
 
 def linear_scan(a, u, state=None):
-    """h_t = a_t h_{t-1} + u_t for all t: a, u (B, T, ...), state h_0 (B, ...) or None for 0 -> (B, T, ...)."""
+    """h_t = a_t h_{t-1} + u_t for all t: a, u (B, T, ...), state h_0 (B, ...) or None for 0: (B, T, ...)."""
     if state is not None:
         u = torch.cat([u[:, :1] + a[:, :1] * state.unsqueeze(1), u[:, 1:]], dim=1)
     return LinearScan.apply(a, u)
@@ -199,9 +199,9 @@ class SelectiveSSM(nn.Module):
 class MambaBlock(nn.Module):
     """Figure 3 of Gu and Dao 2023: x (B, T, D) -> (B, T, D), causal; takes the place of attention.
 
-    Widen by `expand`, a convolution over the last d_conv tokens, the state space, a gate, narrow. dt_rank None:
-    D / 16, rounded up. selective=False: DiagonalSSM in place of SelectiveSSM. cache: one layer of a StateCache.
-    cos_sin is not used: order is what a recurrence knows. ValueError for a mask, which it could not obey.
+    Widen by `expand`, a convolution over the last d_conv tokens, the state space, a gate, narrow. dt_rank:
+    None for D / 16, rounded up. selective=False: DiagonalSSM in place of SelectiveSSM. cache: one layer of a
+    StateCache. cos_sin is not used: a recurrence knows the order. ValueError for a mask: it cannot obey one.
     """
 
     def __init__(self, d_model, d_state=16, d_conv=4, expand=2, dt_rank=None, selective=True):
