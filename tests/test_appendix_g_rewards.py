@@ -119,9 +119,14 @@ def test_equal_rewards_give_no_gradient(reward, scale):
     assert torch.isfinite(new.grad).all() and new.grad.abs().max() < 1e-9
 
 
+def test_groups_of_one_are_refused():
+    with pytest.raises(ValueError, match="at least 2"):
+        group_advantages(torch.ones(4, 1))
+
+
 @pytest.mark.parametrize("G", [2, 3, 5])
 def test_the_group_estimate_is_unbiased_up_to_its_factor(G):
-    """All groups that three arms can give, counted: Liu et al. 2025, appendix A."""
+    """All groups that three arms can give, counted."""
     p, rewards = torch.tensor([0.5, 0.3, 0.2], dtype=F64), torch.tensor([0.0, 1.0, 2.5], dtype=F64)
     scores = torch.eye(3, dtype=F64) - p
     exact = p * (rewards - p @ rewards)

@@ -27,8 +27,11 @@ def group_advantages(rewards, scale=True, eps=1e-6):
     """How much better each answer is than its group: rewards (Q, G) -> (Q, G), each row with mean 0.
 
     scale: divide by the standard deviation of the group (with G - 1), as in Shao et al. 2024, section 4.1.2;
-    Liu et al. 2025 (Dr. GRPO), section 3, leave it out. A group of equal rewards gets zeros.
+    Liu et al. 2025 (Dr. GRPO), section 3, leave it out. A group of equal rewards gets zeros. ValueError for
+    groups of one.
     """
+    if rewards.size(1) < 2:
+        raise ValueError(f"rewards {tuple(rewards.shape)} are groups of one; draw at least 2 answers a prompt")
     advantages = rewards - rewards.mean(dim=1, keepdim=True)  # (Q, G)
     return advantages / (rewards.std(dim=1, keepdim=True) + eps) if scale else advantages
 
