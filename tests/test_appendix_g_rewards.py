@@ -120,7 +120,7 @@ def test_equal_rewards_give_no_gradient(reward, scale):
 
 
 def test_groups_of_one_are_refused():
-    with pytest.raises(ValueError, match="at least 2"):
+    with pytest.raises(ValueError, match="2 answers a prompt"):
         group_advantages(torch.ones(4, 1))
 
 

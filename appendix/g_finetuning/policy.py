@@ -31,7 +31,7 @@ def group_advantages(rewards, scale=True, eps=1e-6):
     groups of one.
     """
     if rewards.size(1) < 2:
-        raise ValueError(f"rewards {tuple(rewards.shape)} are groups of one; draw at least 2 answers a prompt")
+        raise ValueError(f"rewards {tuple(rewards.shape)} are groups of one; draw 2 answers a prompt")
     advantages = rewards - rewards.mean(dim=1, keepdim=True)  # (Q, G)
     return advantages / (rewards.std(dim=1, keepdim=True) + eps) if scale else advantages
 
