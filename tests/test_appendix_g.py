@@ -335,5 +335,5 @@ def test_adapt_reports_what_it_did(chat_tokenizer):
     assert report["training"] + report["held_out"] + report["left_out"] == 81 and report["left_out"] >= 1
     gain = report["before"][0] - report["after"][0]
     assert report["gain"][0] == pytest.approx(gain, abs=1e-5) and gain > 0 and report["gain"][1] > 0
-    with pytest.raises(ValueError, match="held out fit context_length=96; give more pairs"):
+    with pytest.raises(ValueError, match="held out fit context_length=96; give more, or shorter"):
         adapt(model, chat_tokenizer, pairs[-1:], config(1))

@@ -12,7 +12,7 @@ from ch04_transformer.transformer import GPT, GPTConfig, count_parameters  # noq
 from ch05_training.config import TrainConfig  # noqa: E402
 from ch05_training.data import TokenDataset  # noqa: E402
 from ch05_training.files import read_checkpoint, write_checkpoint  # noqa: E402
-from ch05_training.optimization import AdamW, cross_entropy  # noqa: E402
+from ch05_training.optimization import AdamW, clip_grad_norm_, cross_entropy  # noqa: E402
 from ch05_training.step import evaluate, train_step  # noqa: E402
 from ch05_training.training import TrainState  # noqa: E402
 from ch06_inference.chat import chat_ids, frame_ids  # noqa: E402
@@ -29,6 +29,7 @@ __all__ = [
     "TrainConfig",
     "TrainState",
     "chat_ids",
+    "clip_grad_norm_",
     "count_parameters",
     "cross_entropy",
     "evaluate",

@@ -85,7 +85,7 @@ def pick_examples(examples, step, batch_size, seed=0):
     return [examples[pass_order(len(examples), epoch, seed)[place]] for epoch, place in places]
 
 # %% g_finetuning.ipynb #02e46d9d
-def finetune(model, examples, config, old=None, old_rows=8):
+def finetune(model, examples, config, old=None, old_rows=2):
     """Train a model on Examples by a TrainConfig; returns the TrainState and the loss of every step.
 
     What has requires_grad=False stays as it is. old: a TokenDataset of what must not be forgotten; each step
@@ -180,7 +180,7 @@ def adapt(model, tokenizer, pairs, config, share=0.2, old=None):
     training, held_out = sides
     if not training or len(held_out) < 2:
         n, m = len(training), len(held_out)
-        raise ValueError(f"{n} pairs to train on and {m} held out fit context_length={limit}; give more pairs")
+        raise ValueError(f"{n} pairs and {m} held out fit context_length={limit}; give more, or shorter ones")
     before = score_answers(model, held_out)
     finetune(model, training, config, old)
     after = score_answers(model, held_out)
