@@ -7,7 +7,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from ch01_tokenization.corpus import load_plays, package_file, split_plays  # noqa: E402
 from ch01_tokenization.figures import COLORS, show, use_course_style  # noqa: E402
-from ch01_tokenization.tokenizer import BPETokenizer  # noqa: E402
+from ch01_tokenization.tokenizer import BPETokenizer, CharTokenizer  # noqa: E402
 from ch04_transformer.transformer import GPT, GPTConfig, count_parameters  # noqa: E402
 from ch05_training.config import TrainConfig  # noqa: E402
 from ch05_training.data import TokenDataset  # noqa: E402
@@ -23,6 +23,7 @@ __all__ = [
     "GPT",
     "AdamW",
     "BPETokenizer",
+    "CharTokenizer",
     "GPTConfig",
     "KVCache",
     "TokenDataset",
