@@ -38,7 +38,7 @@ def final_vectors(model, token_ids):
 
 
 class Classifier(nn.Module):
-    """Scores of n_classes from the last real token's vector: token_ids (B, T), lengths (B,) -> (B, n_classes).
+    """Scores of the classes from the last real token's vector: (B, T) and lengths (B,) -> (B, n_classes).
 
     The head begins at zero: all classes alike. Radford et al. 2018, section 3.2.
     """
@@ -55,9 +55,9 @@ class Classifier(nn.Module):
 
 # %% g_lora.ipynb #4525c089
 def wilson(right, n, z=1.96):
-    """The interval of true accuracies for `right` of n, (low, high); z = 1.96: 95 % of such intervals hold it.
+    """The interval (low, high) of true accuracies for `right` of n. Wilson 1927.
 
-    Wilson 1927.
+    z = 1.96: 95 of 100 such intervals hold the truth.
     """
     share, room = right / n, z * z / n
     half = z * math.sqrt(share * (1 - share) / n + room / (4 * n))
