@@ -43,7 +43,7 @@ def right_answer(problem):
 
 
 def score(problem, text):
-    """1.0 if the text is the right answer and its end, character by character, and nothing else; 0.0 if not."""
+    """1.0 if the text is the right answer and its end, character by character; 0.0 for anything else."""
     return float(text == right_answer(problem) + END)
 
 # %% g_rewards.ipynb #39ad314a

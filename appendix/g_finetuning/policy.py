@@ -17,6 +17,7 @@ __all__ = [
     "grpo_loss",
     "sample_groups",
     "PolicyConfig",
+    "policy_step",
     "train_policy",
     "pass_at_k",
 ]
@@ -26,8 +27,11 @@ def group_advantages(rewards, scale=True, eps=1e-6):
     """How much better each answer is than its group: rewards (Q, G) -> (Q, G), each row with mean 0.
 
     scale: divide by the standard deviation of the group (with G - 1), as in Shao et al. 2024, section 4.1.2;
-    Liu et al. 2025 (Dr. GRPO), section 3, leave it out. A group of equal rewards gets zeros.
+    Liu et al. 2025 (Dr. GRPO), section 3, leave it out. A group of equal rewards gets zeros. ValueError for
+    groups of one.
     """
+    if rewards.size(1) < 2:
+        raise ValueError(f"rewards {tuple(rewards.shape)} are groups of one; draw 2 answers a prompt")
     advantages = rewards - rewards.mean(dim=1, keepdim=True)  # (Q, G)
     return advantages / (rewards.std(dim=1, keepdim=True) + eps) if scale else advantages
 
@@ -79,6 +83,25 @@ class PolicyConfig:
     seed: int = 0  # of prompts and answers
 
 
+def policy_step(policy, optimizer, reference, ids, mask, rewards, config, advantages_of=group_advantages):
+    """config.updates optimizer steps on answers that the policy has just drawn, groups in a row.
+
+    ids, mask: (Q G, T); rewards: (Q G,). reference: the model that the divergence is measured from.
+    """
+    c, m = config, mask[:, 1:]
+    advantages = advantages_of(rewards.view(-1, c.group_size)).flatten()  # (Q G,)
+    with torch.no_grad():
+        old_logp = token_logprobs(policy, ids)  # (Q G, T - 1)
+        reference_logp = token_logprobs(reference, ids) if c.beta else old_logp
+    for _ in range(c.updates):
+        logp = token_logprobs(policy, ids)
+        loss = grpo_loss(logp, old_logp, reference_logp, advantages, m, c.clip, c.beta, c.length)
+        optimizer.zero_grad()
+        loss.backward()
+        clip_grad_norm_(policy.parameters(), 1.0)
+        optimizer.step()
+
+# %% g_rewards.ipynb #f838006f
 def train_policy(model, prompts, reward_of, end_id, config, advantages_of=group_advantages, watch=None):
     """GRPO on a copy of the model; returns the copy and one dict of numbers for each step.
 
@@ -88,32 +111,14 @@ def train_policy(model, prompts, reward_of, end_id, config, advantages_of=group_
     """
     c, policy, generator = config, copy.deepcopy(model), torch.Generator().manual_seed(config.seed)
     optimizer = AdamW(policy.parameters(), c.lr, betas=(0.9, 0.99), weight_decay=0.0)
-    history = []
+    sampling, history = dict(max_new_tokens=c.max_new_tokens, end_id=end_id, generator=generator), []
     for step in range(1, c.steps + 1):
         rows = torch.randint(len(prompts), (c.n_prompts,), generator=generator)
-        ids, mask = sample_groups(
-            policy, prompts[rows], c.group_size, c.max_new_tokens, end_id, generator=generator
-        )
+        ids, mask = sample_groups(policy, prompts[rows], c.group_size, **sampling)
         rewards = reward_of(rows.repeat_interleave(c.group_size), ids, mask)  # (Q G,)
-        groups = rewards.view(-1, c.group_size)  # (Q, G)
-        advantages = advantages_of(groups).flatten()  # (Q G,)
-        with torch.no_grad():
-            old_logp = token_logprobs(policy, ids)  # (Q G, T - 1)
-            reference_logp = token_logprobs(model, ids) if c.beta else old_logp
-        for _ in range(c.updates):
-            logp = token_logprobs(policy, ids)
-            loss = grpo_loss(
-                logp, old_logp, reference_logp, advantages, mask[:, 1:], c.clip, c.beta, c.length
-            )
-            optimizer.zero_grad()
-            loss.backward()
-            clip_grad_norm_(policy.parameters(), 1.0)
-            optimizer.step()
-        alike = (groups.amax(dim=1) == groups.amin(dim=1)).float().mean().item()
-        history.append(
-            {"step": step, "reward": rewards.mean().item(), "alike": alike,
-             "length": mask.sum(dim=1).float().mean().item()}
-        )  # fmt: skip
+        policy_step(policy, optimizer, model, ids, mask, rewards, c, advantages_of)
+        numbers = {"reward": rewards.mean().item(), "length": mask.sum(dim=1).float().mean().item()}
+        history.append({"step": step} | numbers)
         if watch:
             watch(step, policy)
     return policy, history

@@ -3,6 +3,7 @@
 # Written by `make export` from g_preferences.ipynb; change it there.
 
 import copy
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,11 +24,12 @@ __all__ = [
     "pair_logprobs",
     "preference_loss",
     "prefer",
+    "wilson_interval",
 ]
 
 # %% g_preferences.ipynb #159e0399
 def answer_mask(token_ids, prompt_length, end_id=None):
-    """Which tokens of (B, T) are the answer: behind the prompt, up to the first end_id and with it; (B, T) bool."""
+    """Which of token_ids (B, T) are the answer, its first end_id included: (B, T) bool."""
     mask = (torch.arange(token_ids.size(1), device=token_ids.device) >= prompt_length).expand_as(token_ids)
     if end_id is None:
         return mask
@@ -134,3 +136,11 @@ def prefer(model, pairs, config, watch=None):
         if watch:
             watch(step, policy)
     return policy, losses
+
+# %% g_preferences.ipynb #dd685f79
+def wilson_interval(successes, n, z=1.96):
+    """Where a rate lies with 95 % confidence, after `successes` of n: (low, high). Wilson 1927."""
+    rate, spread = successes / n, z * z / n
+    middle = rate + spread / 2
+    half = z * math.sqrt(rate * (1 - rate) / n + spread / (4 * n))
+    return (middle - half) / (1 + spread), (middle + half) / (1 + spread)
