@@ -1,11 +1,13 @@
 """Appendix G, LoRA and classification: equal to the written formula, in float64, with gradients."""
 
 import copy
+import random
 
 import pytest
 import torch
 from torch import nn
 
+from appendix.g_finetuning.classifier import Classifier, final_vectors, last_real, pad_rows, wilson
 from appendix.g_finetuning.lora import (
     LoRALinear,
     add_lora,
@@ -14,9 +16,10 @@ from appendix.g_finetuning.lora import (
     merge_lora,
     save_adapter,
 )
-from appendix.g_finetuning.supervised import answer_example, finetune, pad_examples
+from appendix.g_finetuning.supervised import answer_example, finetune, pad_examples, score_answers
 from ch04_transformer.transformer import GPT, GPTConfig, count_parameters
 from ch05_training.config import TrainConfig
+from ch05_training.optimization import AdamW, cross_entropy
 from ch06_inference.generation import generate
 
 SIZES = dict(vocab_size=40, context_length=16, d_model=16, n_heads=4, n_layers=2)
@@ -201,3 +204,99 @@ def test_an_adapter_may_be_loaded_in_sixteen_bits(tmp_path):
     save_adapter(tmp_path / "a.safetensors", stirred(add_lora(copy.deepcopy(base), 3)))
     model = load_adapter(tmp_path / "a.safetensors", base.bfloat16())
     assert {layer.A.dtype for layer in layers_of(model, LoRALinear).values()} == {torch.bfloat16}
+
+
+# ---------------------------------------------------------------- what the notebook claims, on another seed
+
+
+def test_adapters_want_the_larger_rate():
+    torch.manual_seed(5)
+    base = GPT(GQA)
+    pairs = [answer_example([a, b], [(a + b) % 40, 0]) for a in range(3, 13) for b in range(3, 13)]
+    base_config = TrainConfig(steps=60, batch_size=16, max_lr=1e-2, warmup_steps=1, device="cpu", seed=5)
+    finetune(base, [answer_example([a, b], [b, a]) for a in range(3, 13) for b in range(3, 13)], base_config)
+
+    def loss(rate, rank):
+        model = copy.deepcopy(base)
+        if rank:
+            add_lora(model, rank, 2.0 * rank, EVERY)
+        settings = dict(warmup_steps=1, weight_decay=0.0, device="cpu", seed=5)
+        finetune(model, pairs, TrainConfig(steps=40, batch_size=16, max_lr=rate, **settings))
+        return score_answers(model, pairs).losses.mean().item()
+
+    small, large = loss(1e-3, 4), loss(1e-2, 4)
+    assert large < small - 0.1 and loss(1e-3, None) < small
+
+
+# ---------------------------------------------------------------- a classifier
+
+
+def test_the_vectors_are_what_the_output_layer_reads():
+    for config in (GQA, PLAIN):
+        model, token_ids = GPT(config).double(), torch.randint(40, (2, 9))
+        assert torch.allclose(model.lm_head(final_vectors(model, token_ids)), model(token_ids), atol=1e-12)
+
+
+def test_the_last_real_token_row_by_row():
+    vectors = torch.randn(5, 7, 3)
+    lengths = torch.tensor([1, 7, 3, 6, 2])
+    expected = torch.stack([row[n - 1] for row, n in zip(vectors, lengths.tolist(), strict=True)])
+    assert torch.equal(last_real(vectors, lengths), expected)
+    token_ids, found = pad_rows([[4, 5], [6], [7, 8, 9]], pad_id=1)
+    assert token_ids.tolist() == [[4, 5, 1], [6, 1, 1], [7, 8, 9]] and found.tolist() == [2, 1, 3]
+
+
+@pytest.mark.parametrize("pad_id", [0, 39])
+def test_a_row_has_the_same_result_and_gradient_alone_and_in_company(pad_id):
+    model = Classifier(GPT(GQA), 3).double()
+    nn.init.normal_(model.head.weight)
+    rows = [[5, 6, 7], [8], [9, 10, 11, 12, 13]]
+    together = model(*pad_rows(rows, pad_id))
+    alone = torch.cat([model(*pad_rows([row])) for row in rows])
+    assert torch.allclose(together, alone, atol=1e-12)
+    labels = torch.tensor([0, 1, 2])
+    parameters = list(model.parameters())
+    gradients = [
+        torch.autograd.grad(cross_entropy(scores, labels), parameters, materialize_grads=True)
+        for scores in (together, alone)
+    ]
+    assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(*gradients, strict=True))
+
+
+def test_the_head_begins_with_all_classes_alike():
+    scores = Classifier(GPT(GQA), 3)(*pad_rows([[5, 6, 7], [8]]))
+    assert scores.shape == (2, 3) and not scores.any()
+
+
+@pytest.mark.parametrize("rank", [None, 4])
+def test_a_classifier_learns_what_only_the_last_real_token_knows(rank):
+    draw = random.Random(7)
+    rows = [[draw.randrange(40) for _ in range(draw.randrange(2, 9))] for _ in range(300)]
+    labels = torch.tensor([row[-1] % 3 for row in rows])
+    body = GPT(GQA)
+    model = Classifier(body if rank is None else add_lora(body, rank, 8.0, EVERY), 3)
+    optimizer = AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.0)
+    for step in range(60):
+        batch = range(16 * step % 192, 16 * step % 192 + 16)
+        loss = cross_entropy(model(*pad_rows([rows[n] for n in batch])), labels[list(batch)])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    right = (model(*pad_rows(rows[208:])).argmax(dim=-1) == labels[208:]).float().mean()
+    assert right > 0.8
+
+
+def test_wilsons_interval_against_its_definition():
+    for right, n in ((0, 10), (3, 10), (10, 10), (80, 100), (499, 1000)):
+        low, high = wilson(right, n)
+        assert 0 <= low <= right / n <= high <= 1
+        for p in (low, high):  # the accuracies from which the share is just 1.96 deviations away
+            if 0 < p < 1:
+                assert abs(right / n - p) == pytest.approx(1.96 * (p * (1 - p) / n) ** 0.5, abs=1e-9)
+    assert wilson(10, 10)[0] == pytest.approx(1 / (1 + 1.96**2 / 10))
+
+
+def test_wilsons_interval_holds_the_truth_as_often_as_it_says():
+    draws = torch.distributions.Binomial(100, torch.tensor(0.8)).sample((4000,))
+    held = sum(low <= 0.8 <= high for low, high in (wilson(right, 100) for right in draws.tolist()))
+    assert 0.92 < held / 4000 < 0.97

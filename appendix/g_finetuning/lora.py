@@ -43,7 +43,7 @@ class LoRALinear(nn.Module):
         low = x @ self.A.T  # (..., n_in) -> (..., rank)
         return self.linear(x) + self.scale * (low @ self.B.T)  # (..., rank) -> (..., n_out)
 
-# %% g_lora.ipynb #3d8d1a46
+# %% g_lora.ipynb #d323fb98
 def layers_of(model, kind, names=None):
     """{path: module} of the layers of a kind, such as nn.Linear; names: only those whose path ends so."""
     found = {path: layer for path, layer in model.named_modules() if isinstance(layer, kind)}
@@ -75,7 +75,7 @@ def add_lora(model, rank=8, alpha=16.0, names=("q_proj", "v_proj")):
         replace_layer(model, path, LoRALinear(linear, rank, alpha))
     return model
 
-
+# %% g_lora.ipynb #34c7aac9
 @torch.no_grad()
 def merge_lora(model):
     """Put one linear layer, with the sum as its matrix, in place of each LoRALinear; returns the model.

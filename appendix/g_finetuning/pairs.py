@@ -20,7 +20,7 @@ __all__ = [
     "split_pairs",
 ]
 
-# %% g_finetuning.ipynb #1150e639
+# %% g_finetuning.ipynb #8f2d49e0
 class Pair(NamedTuple):
     """A question, its answer, and the topic: the name of the file in which they stand."""
 
@@ -32,8 +32,8 @@ class Pair(NamedTuple):
 def read_pairs():
     """Every conversation of chatterbot-corpus in English as a Pair, copies included.
 
-    The first turn is the question and the second the answer. What comes after, other answers or a longer talk,
-    is left out. Line breaks and runs of spaces become one space.
+    The first turn is the question and the second the answer. What comes after, other answers or a longer
+    talk, is left out. Line breaks and runs of spaces become one space.
     """
     pairs = []
     for path in sorted(package_file("chatterbot_corpus", "data", "english").glob("*.yml")):
@@ -41,12 +41,12 @@ def read_pairs():
             pairs.append(Pair(path.stem, " ".join(question.split()), " ".join(answer.split())))
     return pairs
 
-
+# %% g_finetuning.ipynb #2dbde3b5
 def load_pairs(longest=100):
     """The pairs without copies, in order, those with at most `longest` characters on each side."""
     return [pair for pair in dict.fromkeys(read_pairs()) if max(map(len, pair[1:])) <= longest]
 
-# %% g_finetuning.ipynb #7d11cd02
+
 def word_set(text):
     """The words of a text in lower case, without punctuation: a frozenset of str."""
     return frozenset(re.findall(r"\w+", text.lower()))
@@ -66,7 +66,7 @@ def question_groups(questions, threshold=0.7):
         group[question] = new
     return group
 
-
+# %% g_finetuning.ipynb #816ada76
 def split_pairs(pairs, share=0.2, seed=0):
     """(training pairs, held-out pairs): whole groups of alike questions, drawn until `share` is held out."""
     group = question_groups(pair.question for pair in pairs)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 
+from .pairs import split_pairs
 from .previous_chapters import TrainState, chat_ids, frame_ids, generate, pad_left, train_step
 
 __all__ = [
@@ -27,9 +28,10 @@ __all__ = [
     "plain_words",
     "exact_match",
     "soft_match",
+    "adapt",
 ]
 
-# %% g_finetuning.ipynb #196c8e44
+# %% g_finetuning.ipynb #d5217fef
 class Example(NamedTuple):
     """What a model reads, and what should come next after each token: two lists of int, equally long.
 
@@ -49,7 +51,7 @@ def answer_example(prompt_ids, answer_ids, on_prompt=False):
     targets = ids[1:] if on_prompt else [-100] * (len(prompt_ids) - 1) + [*answer_ids]
     return Example(ids[:-1], targets)
 
-
+# %% g_finetuning.ipynb #90cdda0e
 def chat_example(tokenizer, question, answer, shown=(), on_prompt=False):
     """A question and its answer in the chat frame. The answer's targets end with <|im_end|>.
 
@@ -59,7 +61,7 @@ def chat_example(tokenizer, question, answer, shown=(), on_prompt=False):
     prompt_ids, end = chat_ids(tokenizer, [*turns, ("user", question)]), frame_ids(tokenizer)[1]
     return answer_example(prompt_ids, [*tokenizer.encode_ordinary(answer), end], on_prompt)
 
-# %% g_finetuning.ipynb #8f2d49e0
+# %% g_finetuning.ipynb #9cc0b05a
 def pad_examples(examples, pad_id=0):
     """Examples of different lengths -> inputs and targets, (B, T) int64 each, filled up on the right.
 
@@ -70,7 +72,7 @@ def pad_examples(examples, pad_id=0):
     targets = [[*example.targets, *[-100] * (T - len(example.targets))] for example in examples]
     return torch.tensor(inputs), torch.tensor(targets)  # (B, T) each
 
-
+# %% g_finetuning.ipynb #87c592ad
 @functools.lru_cache(maxsize=8)  # the same pass is asked for at every step
 def pass_order(n, epoch, seed):
     """The numbers 0 .. n - 1 in the order of one pass, a tuple."""
@@ -83,7 +85,7 @@ def pick_examples(examples, step, batch_size, seed=0):
     return [examples[pass_order(len(examples), epoch, seed)[place]] for epoch, place in places]
 
 # %% g_finetuning.ipynb #02e46d9d
-def finetune(model, examples, config, old=None, old_rows=8):
+def finetune(model, examples, config, old=None, old_rows=2):
     """Train a model on Examples by a TrainConfig; returns the TrainState and the loss of every step.
 
     What has requires_grad=False stays as it is. old: a TokenDataset of what must not be forgotten; each step
@@ -101,7 +103,7 @@ def finetune(model, examples, config, old=None, old_rows=8):
 
 # %% g_finetuning.ipynb #23186df6
 class AnswerScores(NamedTuple):
-    """Of each Example, (N,): the mean loss of its targets in nats, and whether each target was the best guess.
+    """Of each Example: the mean loss of its targets in nats, (N,), and whether all are the best guess, (N,).
 
     So `right` says whether greedy decoding gives that very answer.
     """
@@ -160,7 +162,29 @@ def exact_match(answer, expected):
 
 
 def soft_match(answer, expected):
-    """Words in common, as F1, the harmonic mean of precision and recall: Rajpurkar et al. 2016, section 6.1."""
+    """Words in common, as F1: harmonic mean of precision and recall. Rajpurkar et al. 2016, section 6.1."""
     got, wanted = Counter(plain_words(answer)), Counter(plain_words(expected))
-    shared = (got & wanted).total()
-    return 2 * shared / max(1, got.total() + wanted.total())
+    return 2 * (got & wanted).total() / max(1, got.total() + wanted.total())
+
+# %% g_finetuning.ipynb #d22ac393
+def adapt(model, tokenizer, pairs, config, share=0.2, old=None):
+    """Fine-tune a model, in place, on Pairs by a TrainConfig; returns a report, a dict.
+
+    A `share` of the questions is held out and measured before and after. Pairs that are longer than the
+    context are left out, and counted. old: a TokenDataset to rehearse. ValueError when too few are left.
+    """
+    sides, limit = [], model.config.context_length
+    for part in split_pairs(pairs, share, config.seed):
+        examples = [chat_example(tokenizer, pair.question, pair.answer) for pair in part]
+        sides.append([example for example in examples if len(example.inputs) <= limit])
+    training, held_out = sides
+    if not training or len(held_out) < 2:
+        n, m = len(training), len(held_out)
+        raise ValueError(f"{n} pairs and {m} held out fit context_length={limit}; give more, or shorter ones")
+    before = score_answers(model, held_out)
+    finetune(model, training, config, old)
+    after = score_answers(model, held_out)
+    gain = AnswerScores(before.losses - after.losses, after.right).summary()[:2]
+    counts = {"training": len(training), "held_out": len(held_out)}
+    counts["left_out"] = len(pairs) - sum(counts.values())
+    return counts | {"before": before.summary(), "after": after.summary(), "gain": gain}
