@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from filelock import FileLock, Timeout
@@ -22,6 +23,7 @@ from ch04_transformer.fields import Positive, check_fields
 from ch05_training.files import write_whole
 from ch05_training.machines import pick_device
 
+from .comparing import compare, table
 from .previous_chapters import GPT, GPTConfig, TrainConfig, TrainState, count_parameters, evaluate, train_step
 
 __all__ = [
@@ -37,12 +39,14 @@ __all__ = [
     "settings_of",
     "key_of",
     "read_result",
+    "Job",
+    "jobs_of",
     "run",
     "steps_for",
-    "check_names",
+    "ablate",
 ]
 
-# %% f_ablations.ipynb #fe09f513
+# %% f_ablations.ipynb #54d71285
 @dataclass(frozen=True)
 class Variant:
     """What is changed about the base, and its name.
@@ -60,7 +64,7 @@ class Variant:
     version: str = ""
 
     def configs(self, base, steps, data_seed):
-        """(GPTConfig, TrainConfig) of a run: the base's fields, then this variant's. ValueError names a bad one."""
+        """(GPTConfig, TrainConfig): the base's fields, then this variant's. ValueError names a bad one."""
         try:
             return (
                 GPTConfig(**base.model | self.model),
@@ -73,7 +77,7 @@ class Variant:
 BASE = Variant(
     "baseline",
     model=dict(vocab_size=512, context_length=32, d_model=32, n_heads=2, n_layers=2),
-    train=dict(batch_size=8, max_lr=1e-2, warmup_steps=20),
+    train=dict(batch_size=8, max_lr=1e-2, warmup_steps=60),
 )
 
 # %% f_ablations.ipynb #3b083480
@@ -108,9 +112,9 @@ def cost_of_step(variant, base):
     flops = 3 * variant.cost * sum(forward_flops(model, windows, T).values())
     return {"tokens": windows * T, "flops": flops}
 
-# %% f_ablations.ipynb #d8dce32f
+# %% f_ablations.ipynb #80dd93b2
 def start_variant(variant, base, steps, seeds):
-    """(TrainState, TrainConfig) of a run: weights drawn under seeds[0], batches and dropout under seeds[1]."""
+    """(TrainState, TrainConfig): weights drawn under seeds[0]; batches and dropout under seeds[1]."""
     init_seed, data_seed = seeds
     model_config, config = variant.configs(base, steps, data_seed)
     torch.manual_seed(init_seed)
@@ -168,9 +172,11 @@ def train_variant(variant, seeds, steps, data, base=BASE):
         "versions": {"torch": torch.__version__, "python": platform.python_version()},
     }
 
-# %% f_ablations.ipynb #7dab3525
+# %% f_ablations.ipynb #89e2d042
 def code_of(function):
-    """What a function does, as nested lists: its byte code, constants, names, defaults, and what it encloses."""
+    """What a function or a class does, as nested lists: byte code, constants, names, what it encloses."""
+    if isinstance(function, type):
+        return [code_of(part) for part in vars(function).values() if hasattr(part, "__code__")]
 
     def of_code(code):
         inner = [of_code(part) if hasattr(part, "co_code") else steady(part) for part in code.co_consts]
@@ -181,11 +187,12 @@ def code_of(function):
 
     enclosed = [cell.cell_contents for cell in function.__closure__ or ()]
     values = [*enclosed, *(function.__defaults__ or ())]
-    return [of_code(function.__code__), *(code_of(v) if hasattr(v, "__code__") else steady(v) for v in values)]
+    known = [code_of(value) if hasattr(value, "__code__") else steady(value) for value in values]
+    return [of_code(function.__code__), *known]
 
 
 def settings_of(variant, seeds, budget, data, base):
-    """All that a result depends on but for the machine: two runs alike in this are the same run."""
+    """All that a result depends on but for the machine: two trainings alike in this are the same."""
     model, train = variant.configs(base, steps=10**9, data_seed=seeds[1])
     return {
         "model": asdict(model),
@@ -204,7 +211,7 @@ def key_of(settings):
     text = json.dumps(settings, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-# %% f_ablations.ipynb #89e2d042
+# %% f_ablations.ipynb #45be9a3b
 def read_result(path):
     """The result in a file; None when there is none, or when it is damaged, which is said."""
     path = Path(path)
@@ -217,43 +224,59 @@ def read_result(path):
         problem = "it does not belong to its name"
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         problem = f"{type(error).__name__}: {error}"
-    print(f"{path} is damaged ({problem}); this training is done again")
+    print(f"{path.name} is damaged ({problem}); this training is done again")
     return None
 
+# %% f_ablations.ipynb #b3d25db8
+class Job(NamedTuple):
+    """One training of the table, and the file of its result."""
 
+    variant: Variant
+    seeds: tuple
+    settings: dict
+    path: Path
+
+
+def jobs_of(variants, seeds, budget, folder, base, data):
+    """Every variant under every seed as Jobs, seed by seed. ValueError when two variants share a name."""
+    names = [variant.name for variant in variants]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"two variants are called {twice[0]!r}; give each a name of its own")
+    jobs = []
+    for seed in seeds:
+        pair = (seed, seed) if isinstance(seed, int) else tuple(seed)
+        for variant in variants:
+            settings = settings_of(variant, pair, budget, data, base)
+            jobs.append(Job(variant, pair, settings, Path(folder) / f"{key_of(settings)}.json"))
+    return jobs
+
+# %% f_ablations.ipynb #1eaf96e8
 def run(variants, seeds, budget, folder, base=BASE, data=None):
     """Train each variant under each seed, unless its result is in `folder`: a list of results.
 
     seeds: whole numbers, or pairs (seed of the weights, seed of the batches). data: (training, held-out)
     TokenDatasets. A run that was killed goes on with what is missing; several processes share the work.
     """
-    check_names(variants)
     model = base.configs(base, 10**9, 0)[0]
     data = data or small_data(model.context_length, model.vocab_size)[1:]
-    pairs = [(seed, seed) if isinstance(seed, int) else tuple(seed) for seed in seeds]
-    folder, jobs, done = Path(folder), {}, {}
-    folder.mkdir(parents=True, exist_ok=True)
-    for pair in pairs:
-        for variant in variants:
-            settings = settings_of(variant, pair, budget, data, base)
-            jobs[variant.name, pair] = (variant, pair, settings, folder / f"{key_of(settings)}.json")
-    known = {}  # steps of a variant, when they come from a measurement of time
-    with tqdm(total=len(jobs), desc="training", unit="run", disable=None) as bar:
+    jobs, done, steps = jobs_of(variants, seeds, budget, folder, base, data), {}, {}
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with tqdm(total=len(jobs), desc="training", unit="run", mininterval=1) as bar:
         for patience in (0, -1):  # seconds: leave what another process is at, then wait for it
-            for job, (variant, pair, settings, path) in jobs.items():
-                with contextlib.suppress(Timeout), FileLock(f"{path}.lock", timeout=patience):
-                    if job in done:
-                        continue
-                    result = read_result(path)
+            for number in [n for n in range(len(jobs)) if n not in done]:
+                job, name = jobs[number], jobs[number].variant.name
+                with contextlib.suppress(Timeout), FileLock(f"{job.path}.lock", timeout=patience):
+                    result = read_result(job.path)
                     if result is None:
-                        steps = known.get(variant.name) or steps_for(variant, budget, data, base)
-                        result = train_variant(variant, pair, steps, data, base)
-                        result |= {"variant": variant.name, "seeds": list(pair), "settings": settings}
-                        write_whole(path, json.dumps(result).encode())
-                    known[variant.name] = result["steps"]
-                    done[job] = result | {"variant": variant.name}
+                        steps[name] = steps.get(name) or steps_for(job.variant, budget, data, base)
+                        result = train_variant(job.variant, job.seeds, steps[name], data, base)
+                        result |= {"seeds": list(job.seeds), "settings": job.settings}
+                        write_whole(job.path, json.dumps(result).encode())
+                    steps[name] = result["steps"]  # the other seeds train as long
+                    done[number] = result | {"variant": name}
                     bar.update()
-    return [done[job] for job in jobs]
+    return [done[number] for number in range(len(jobs))]
 
 
 def steps_for(variant, budget, data, base):
@@ -263,10 +286,10 @@ def steps_for(variant, budget, data, base):
         cost["seconds"] = seconds_of_step(variant, base, data[0])
     return budget.steps(**cost)
 
-
-def check_names(variants):
-    """ValueError for two variants of one name: their results could not be told apart."""
-    names = [variant.name for variant in variants]
-    twice = {name for name in names if names.count(name) > 1}
-    if twice:
-        raise ValueError(f"two variants are called {twice.pop()!r}; give each a name of its own")
+# %% f_ablations.ipynb #a84694c7
+def ablate(variants, seeds, budget, folder, base=BASE, data=None):
+    """Train the base and all variants under all seeds, and print the table: its Rows."""
+    plain = replace(base, name="baseline")
+    rows = compare(run([plain, *variants], seeds, budget, folder, base, data))
+    print(table(rows))
+    return rows

@@ -145,10 +145,10 @@ def main(
     print(f"{rows[1].name}: {rows[1].verdict}")
 
 
-def command_line():
+def command_line(arguments=None):
     prepare_streams()
     try:
-        tyro.cli(main, prog="python -m appendix.f_ablations.try_idea")
+        tyro.cli(main, prog="python -m appendix.f_ablations.try_idea", args=arguments)
     except (ValueError, OSError) as error:
         print(f"error: {on_one_line(error)}", file=sys.stderr)
         sys.exit(2)

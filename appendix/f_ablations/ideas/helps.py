@@ -1,35 +1,25 @@
-"""An idea that helps: each position gets a share of the vector of the token before it, too.
+"""An idea that helps: a table of pairs beside the model, whose row for a token is added to the logits.
 
-To find the token before it, a position must first learn to look there. Here it need not: the vector comes
-along, each of its numbers times a weight that is learned. In RWKV this is called token shift.
+What often follows a token is then learned by that row alone, at once, and the model is left with the rest.
+The table begins with zeros, so that the first guesses are the model's own.
 """
 
-import torch
 from torch import nn
 
 from appendix.f_ablations.harness import Variant
 
 
-class ShiftedEmbedding(nn.Module):
-    """embedding(token_ids) plus a share of the same one position earlier: (B, T) -> (B, T, D)."""
+class WithPairs(nn.Module):
+    """A GPT and a table of pairs: token_ids (B, T) -> logits (B, T, V)."""
 
-    def __init__(self, embedding, d_model):
+    def __init__(self, model):
         super().__init__()
-        self.embedding = embedding
-        self.share = nn.Parameter(torch.full((d_model,), 0.5))
+        self.model, V = model, model.config.vocab_size
+        self.pairs = nn.Embedding(V, V)
+        nn.init.zeros_(self.pairs.weight)
 
-    @property
-    def token(self):
-        return self.embedding.token
-
-    def forward(self, token_ids, positions=None):
-        x = self.embedding(token_ids, positions)  # (B, T, D)
-        before = nn.functional.pad(x[:, :-1], (0, 0, 1, 0))  # (B, T, D): zeros, then all but the last
-        return x + self.share * before
+    def forward(self, token_ids):
+        return self.model(token_ids) + self.pairs(token_ids)  # (B, T, V)
 
 
-def change(model):
-    model.embedding = ShiftedEmbedding(model.embedding, model.config.d_model)
-
-
-IDEA = Variant("share of the token before", change=change)
+IDEA = Variant("table of pairs", change=WithPairs)
