@@ -9,6 +9,7 @@ import torch
 from torch.nn.functional import huber_loss
 
 __all__ = [
+    "POWERS",
     "STARTS",
     "PowerLaw",
     "fit_power_law",
@@ -65,7 +66,8 @@ class LossLaw(NamedTuple):
         return G * (flops / 6) ** (self.beta / (self.alpha + self.beta))
 
 
-STARTS = tuple(LossLaw(E, A, A, power, power) for E in (1.0, 3.0) for power, A in ((0.2, 10.0), (0.5, 100.0)))
+POWERS = ((0.2, 10.0), (0.5, 100.0))
+STARTS = tuple(LossLaw(E, A, A, power, power) for E in (1.0, 3.0) for power, A in POWERS)
 
 
 def fit_loss_law(N, D, losses, starts=STARTS, delta=1e-3):
@@ -77,7 +79,8 @@ def fit_loss_law(N, D, losses, starts=STARTS, delta=1e-3):
     ends = []
     for start in starts:
         theta = torch.tensor(start, dtype=torch.float64).log().requires_grad_()  # (5,): all stay positive
-        optimizer = torch.optim.LBFGS([theta], max_iter=300, tolerance_grad=1e-10, line_search_fn="strong_wolfe")
+        settings = dict(max_iter=300, tolerance_grad=1e-10, line_search_fn="strong_wolfe")
+        optimizer = torch.optim.LBFGS([theta], **settings)
 
         def objective(theta=theta, optimizer=optimizer):
             optimizer.zero_grad()
