@@ -453,7 +453,7 @@ LAW = Exercise(
         ),
         "The two numbers are swapped: A comes first, then alpha.": flawed_law(lambda A, a: (a, A)),
         "The sizes have no logarithm: the line is one over ln N.": half_logarithmic,
-        "The line goes through the smallest and the largest size alone. Least squares uses all.": through_ends,
+        "The line goes through the smallest and the largest size. Least squares uses all.": through_ends,
         "The line is forced through the origin: take the mean of ln N away before the slope.": uncentred,
         "The floor is added, and not subtracted.": flawed_law(floor=lambda losses, low: -low),
         "The height was found with the wrong sign of the slope.": lambda s, losses, low: (

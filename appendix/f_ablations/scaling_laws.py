@@ -116,7 +116,7 @@ def bootstrap_laws(losses, n=40, seed=0):
 def lowest_of_parabola(N, losses):
     """The N at which a parabola in log N, fitted to losses (K,) by least squares, is lowest.
 
-    nan when it opens downwards: then the sizes do not enclose the best one. Hoffmann et al. 2022, section 3.2.
+    nan when it opens downwards: no best size is among them. Hoffmann et al. 2022, section 3.2.
     """
     x, y = (torch.as_tensor(values, dtype=torch.float64) for values in (N, losses))
     x = x.log()  # (K,)
