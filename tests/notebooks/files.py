@@ -36,6 +36,7 @@ HAND_WRITTEN = {
     *("common.py", "everywhere.py", "run_parallel.py"),
     *("train_distributed.py", "distributed_trainer.py", "ranks.py", "shards.py"),
     *("anatomy.py", "bugs.py", "heads.py", "parts.py", "specimens.py", "stepping.py", "whole.py"),
+    "try_idea.py",
 }
 NO_CODE = {
     tokenize.COMMENT,
