@@ -237,7 +237,7 @@ def test_a_short_training_repairs_and_together_is_worse(trained):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_removed_heads_equal_gates_of_zero(kind):
-    model, (inputs, targets) = small(**KINDS[kind]), text()
+    model, (inputs, _) = small(**KINDS[kind]), text()
     heads = [(0, 0), (2, 1)] if model.config.kv_heads > 1 else []
     heads += [(2, 3), (2, 0)] if model.config.kv_heads == 4 else []
     before = model(inputs)
@@ -417,7 +417,9 @@ def test_the_mixture_is_summed_over_tokens(share):
     teacher_logits = torch.randn(3, 12, 50, dtype=torch.float64)
     options = dict(teacher_logits=teacher_logits, temperature=2.0, share=share)
     logits = model(inputs)
-    mean = share * distillation_loss(logits, teacher_logits, 2.0) + (1 - share) * cross_entropy(logits, targets)
+    mean = share * distillation_loss(logits, teacher_logits, 2.0) + (1 - share) * cross_entropy(
+        logits, targets
+    )
     ours = summed_distillation(model, inputs, targets, 0.0, **options)
     assert ours.item() == pytest.approx(36 * mean.item(), rel=1e-10)
 

@@ -11,7 +11,7 @@ __all__ = [
 
 # %% e_smaller.ipynb #cffb8da3
 def distillation_loss(student_logits, teacher_logits, temperature=1.0):
-    """T² KL(teacher || student) at temperature T, the mean over tokens, in nats: logits (..., V) both -> scalar.
+    """T² KL(teacher || student) at temperature T, a mean over tokens in nats: logits (..., V) -> scalar.
 
     Hinton et al. 2015, section 2. The gradient in the student's logits is T (q - p) / tokens.
     """

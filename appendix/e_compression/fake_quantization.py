@@ -36,7 +36,7 @@ class RoundThrough(torch.autograd.Function):
 
 # %% e_smaller.ipynb #141bae6a
 def fake_quantize(weight, scale, bits):
-    """Weights (out, in) as bits would hold them, still floats; scale (out, 1) or broadcastable, in their unit.
+    """Weights (out, in) as `bits` would hold them, still floats; scale (out, 1), in their unit.
 
     The gradient is 1, and 0 where a weight was clipped: Jacob et al. 2018, section 3, with a zero point of 0.
     """
@@ -78,7 +78,7 @@ def fake_quantized(model, bits):
 
 
 def settle(model):
-    """Make every weight of the blocks that was computed each time what it came to, for good; returns the model."""
+    """Keep for good what each computed weight of the blocks came to; the model itself, changed."""
     for layer in block_matrices(model).values():
         if parametrize.is_parametrized(layer):
             parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)

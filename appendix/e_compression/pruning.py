@@ -58,7 +58,10 @@ def pruned(model, sparsity, together=False):
 
 # %% e_smaller.ipynb #ef45e366
 def sparse_bytes(model, bits=32):
-    """Bytes of a pruned GPT: a bit for every weight of its blocks, `bits` for each that is not 0; the rest as it is."""
+    """Bytes of a pruned GPT: a bit for every weight of its blocks, `bits` for each that is not 0.
+
+    The rest of the model is counted as it is.
+    """
     matrices = [layer.weight for layer in block_matrices(model).values()]
     total = sum(w.numel() + bits * w.count_nonzero().item() for w in matrices) // 8
     return total + stored_bytes(model) - sum(w.nbytes for w in matrices)

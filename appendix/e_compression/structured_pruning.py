@@ -80,13 +80,13 @@ def head_slopes(model, inputs, targets):
 
 
 def head_importance(model, inputs, targets):
-    """The mean size of a window's slope, (n_layers, n_kv_heads): Michel et al. 2019, section 4.1, equation 2."""
+    """The mean size of a window's slope, (n_layers, n_kv_heads): Michel et al. 2019, section 4.1."""
     return head_slopes(model, inputs, targets).abs().mean(dim=0)
 
 # %% e_smaller.ipynb #1fbd689a
 @torch.no_grad()
 def smaller_linear(linear, dim, kept):
-    """An nn.Linear with only the outputs (dim 0) or the inputs (dim 1) whose numbers `kept` lists, (n,) int64."""
+    """An nn.Linear with only some outputs (dim 0) or inputs (dim 1): those that kept, (n,) int64, lists."""
     weight = linear.weight.index_select(dim, kept)  # (n, in) or (out, n)
     rows, columns = weight.shape
     new = nn.Linear(columns, rows, linear.bias is not None, weight.device, weight.dtype)
@@ -99,7 +99,7 @@ def smaller_linear(linear, dim, kept):
 def remove_heads(model, heads):
     """A copy of a GPT without some (layer, key/value head), each gone with all the query heads that use it.
 
-    Equal to gates of 0. ValueError for a head that is not there, and where a layer would lose all of its heads.
+    Equal to gates of 0. ValueError for a head that is not there, and for a layer that would lose all.
     """
     model, gone = copy.deepcopy(model), set(heads)
     for layer, block in enumerate(model.blocks):
@@ -128,10 +128,10 @@ def window_losses(model, x, targets):
 
 
 @torch.no_grad()
-def layer_costs(model, inputs, targets, layers=None):
-    """Without each layer alone, what every window's loss rises by, (n_layers, B), and block influence, (n_layers,).
+def layer_costs(model, inputs, targets):
+    """What each window's loss rises by without each layer, (n_layers, B), and block influence, (n_layers,).
 
-    inputs, targets: (B, T) int64. layers: those to leave out; None: each. Influence: Men et al. 2024 (ShortGPT).
+    inputs, targets: (B, T) int64. Influence: Men et al. 2024 (ShortGPT).
     """
     x, cos_sin = model.embed(inputs)
     states = [x]  # before each block, and after the last: (B, T, D)
@@ -148,7 +148,7 @@ def layer_costs(model, inputs, targets, layers=None):
 
 
 def remove_layers(model, layers):
-    """A copy of a GPT without some blocks, counted from 0. ValueError for one that is not there, or for all."""
+    """A copy of a GPT without some blocks, counted from 0. ValueError for one that is not there, or all."""
     gone, there = set(layers), range(len(model.blocks))
     if not gone <= set(there):
         raise ValueError(f"this model has no layers {sorted(gone - set(there))}; it has 0 to {there[-1]}")
