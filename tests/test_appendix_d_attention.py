@@ -135,6 +135,18 @@ def test_interpolation_equals_the_model_at_every_other_position():
     assert torch.allclose(stepped, model(token_ids), atol=1e-10)
 
 
+def test_stretching_in_two_steps_equals_stretching_at_once():
+    """By 2 and by 2 again is by 4, and what is interpolated stays so (the first factor was lost)."""
+    torch.manual_seed(0)
+    model, token_ids = GPT(small(context_length=8)).eval(), ids(1, 32)
+    for method in ("interpolate", "ntk"):
+        twice = with_longer_context(with_longer_context(model, 16, method), 32, method)
+        once = with_longer_context(model, 32, method)
+        assert torch.allclose(twice(token_ids), once(token_ids), atol=1e-5)
+        again = with_longer_context(once, 64)
+        assert torch.allclose(again(token_ids), once(token_ids), atol=1e-5)
+
+
 def test_an_unknown_method_is_refused():
     model = GPT(small(position="learned"))
     with pytest.raises(ValueError, match="method='ntk'.*'learned'.*none, interpolate"):

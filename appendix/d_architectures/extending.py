@@ -42,11 +42,14 @@ def ntk_theta(theta, head_dim, factor):
 
 
 def longer_rope(rope, max_len, method, factor):
-    """A RotaryEmbedding for positions up to max_len - 1, by "none", "interpolate" or "ntk"."""
-    if method == "interpolate":
-        return InterpolatedRotary(rope, max_len, factor)
+    """A RotaryEmbedding for positions up to max_len - 1, by "none", "interpolate" or "ntk".
+
+    A rope that is interpolated already stays so, and is interpolated further.
+    """
     theta = ntk_theta(rope.theta, rope.head_dim, factor) if method == "ntk" else rope.theta
-    return RotaryEmbedding(rope.head_dim, max_len, theta, rope.interleaved)
+    longer = RotaryEmbedding(rope.head_dim, max_len, theta, rope.interleaved)
+    slower = getattr(rope, "factor", 1) * (factor if method == "interpolate" else 1)  # before, and now
+    return longer if slower == 1 else InterpolatedRotary(longer, max_len, slower)
 
 # %% d_attention.ipynb #30b44156
 EXTENSIONS = {

@@ -27,7 +27,7 @@ __all__ = [
 def strided_mask(T, stride, device=None):
     """The last `stride` positions, and every stride-th one before: (T, T) bool, causal.
 
-    The two heads of strided attention in one: Child et al. 2019, sections 4.3 and 5.1.
+    The two heads of strided attention in one: Child et al. 2019, section 4.3.
     """
     i = torch.arange(T, device=device)  # (T,)
     back = i.unsqueeze(1) - i  # (T, 1) - (T,) -> (T, T): how far key j lies behind query i
@@ -125,7 +125,8 @@ class RollingLayer:
     """Keys and values of the last `window` tokens of one layer: memory that does not grow.
 
     Token p lies in place p % window; a new token takes the place of the one that it can no longer see. Give
-    several tokens at once only to a layer with a window mask, such as SparseAttention.
+    several tokens at once only to a layer with a window mask, such as SparseAttention. window: that of the
+    mask, no more and no less; a single token gets its keys out of order, so the mask must hide none of them.
     """
 
     def __init__(self, window):
