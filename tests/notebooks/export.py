@@ -8,10 +8,13 @@ its docstring; `#| offers a, b` in any of them names what it imports only so tha
 
 import ast
 import builtins
+import functools
 import re
 import symtable
 import sys
 import textwrap
+
+import nbformat
 
 from notebooks.files import FOLDERS, HAND_WRITTEN, ROOT, notebook_paths, python_of, read_notebook
 
@@ -147,7 +150,14 @@ def relative(module, folder):
 
 def modules_of(folder):
     """The names of the modules that the notebooks of a chapter make."""
-    return {name for path in folder.glob("*.ipynb") for name in exported_cells(read_notebook(path))}
+    texts = (path.read_text(encoding="utf-8") for path in folder.glob("*.ipynb"))
+    return {name for text in texts for name in modules_in(text)}
+
+
+@functools.cache
+def modules_in(text):
+    """The names of the modules that a notebook makes, which is given as its file's text."""
+    return tuple(exported_cells(nbformat.reads(text, as_version=4)))
 
 
 # ---------------------------------------------------------------- writing

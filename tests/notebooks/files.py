@@ -1,6 +1,8 @@
 """Which notebooks there are, and reading and writing them."""
 
+import functools
 import io
+import pickle
 import re
 import tokenize
 from ast import Constant, Expr, parse, walk
@@ -74,7 +76,13 @@ def is_workbook(path):
 
 
 def read_notebook(path):
-    return nbformat.read(path, as_version=4)
+    """A notebook of its own for every call; the same text is parsed once, since tests read it many times."""
+    return pickle.loads(parsed(Path(path).read_text(encoding="utf-8")))
+
+
+@functools.cache
+def parsed(text):
+    return pickle.dumps(nbformat.reads(text, as_version=4))
 
 
 def write_notebook(notebook, path):
@@ -99,6 +107,7 @@ def python_of(cell):
     return re.sub(r"^(\s*)[%!].*$", r"\1pass", cell.source, flags=re.M)
 
 
+@functools.cache
 def docstring_lines(source):
     """The numbers of the lines of Python source that hold docstrings, or other strings that do nothing."""
     lines = set()
@@ -108,6 +117,7 @@ def docstring_lines(source):
     return lines
 
 
+@functools.cache
 def code_lines(source):
     """The numbers of the lines of Python source that hold code: no empty lines, comments and docstrings."""
     lines = set()

@@ -5,12 +5,14 @@ named check_..., and a call of one. Docstrings, comments and empty lines count n
 """
 
 import ast
+import functools
 
 from notebooks.files import FOLDERS, HAND_WRITTEN, ROOT, code_lines
 
 LIMIT = 0.10
 
 
+@functools.cache
 def guard_lines(source):
     """The numbers of the lines of Python source that belong to guards."""
     found = set()

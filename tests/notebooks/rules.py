@@ -1,6 +1,7 @@
 """What can be wrong, one sentence each."""
 
 import ast
+import functools
 import re
 import tempfile
 from pathlib import Path
@@ -116,12 +117,19 @@ def import_problems(root=ROOT):
             code = [python_of(cell) for cell in read_notebook(path).cells if cell.cell_type == "code"]
             sources.append((path.name, "\n".join(code)))
         for name, source in sources:
-            for node in ast.walk(ast.parse(source)):
-                modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-                modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-                for module in modules:
-                    if any(f"{module}.".startswith(f"{dotted(later)}.") for later in FOLDERS[number + 1 :]):
-                        yield f"{folder}/{name}: imports {module}, which is a later chapter"
+            for module in imported(source):
+                if any(f"{module}.".startswith(f"{dotted(later)}.") for later in FOLDERS[number + 1 :]):
+                    yield f"{folder}/{name}: imports {module}, which is a later chapter"
+
+
+@functools.cache
+def imported(source):
+    """The modules that Python source imports, or imports from."""
+    modules = []
+    for node in ast.walk(ast.parse(source)):
+        modules += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+    return modules
 
 
 def link_problems(root=ROOT):
