@@ -139,6 +139,12 @@ def test_kernel_convolution_and_recurrence_are_one(T):
     assert torch.allclose(causal_convolution(x, kernel), y, rtol=0, atol=1e-11)
 
 
+@pytest.mark.parametrize("length", [10, 13, 40])
+def test_a_kernel_longer_than_the_text_does_not_come_around(length):
+    x, kernel = draw(1, 2, 9, 3), draw(2, 3, length)
+    assert torch.allclose(causal_convolution(x, kernel), causal_convolution(x, kernel[:, :9]), atol=1e-12)
+
+
 def test_gradcheck_of_the_convolution():
     a, b, c, x = draw(1, 2, 3).sigmoid(), draw(2, 2, 3), draw(3, 2, 3), draw(4, 2, 5, 2)
 

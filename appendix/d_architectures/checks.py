@@ -171,6 +171,9 @@ GATES = Exercise(
             lambda logits, top_k: gates_of(logits, top_k).softmax(-1),
             lambda logits, top_k: (logits * (gates_of(logits, top_k) > 0)).softmax(-1),
         ],
+        "The softmax is taken twice, the second time of probabilities: divide those by their sum.": (
+            lambda logits, top_k: masked_gates(logits.softmax(-1), top_k)
+        ),
         "All gates of the batch together have the sum 1; each row should.": (
             lambda logits, top_k: (lambda g: g / g.sum())(gates_of(logits, top_k, renormalise=False))
         ),
@@ -272,6 +275,19 @@ BALANCE = Exercise(
                 * (chosen.flatten().bincount(minlength=probabilities.size(-1)) / chosen.numel()).sum()
                 * probabilities.mean()
             )
+        ),
+        "f counts the best expert of each row of probabilities; count what `chosen` says.": (
+            lambda probabilities, chosen: balance_loss(probabilities, probabilities.argmax(-1, keepdim=True))
+        ),
+        "f counts only the first choice of each token; all k count.": (
+            lambda probabilities, chosen: balance_loss(probabilities, chosen[:, :1])
+        ),
+        "P is the mean of all probabilities of an expert; here those of tokens that did not choose it are "
+        "left out.": lambda probabilities, chosen: balance_loss(
+            torch.zeros_like(probabilities).scatter(1, chosen, probabilities.gather(1, chosen)), chosen
+        ),
+        "The sum is multiplied by the number of tokens; E is the number of experts.": lambda p, chosen: (
+            balance_loss(p, chosen) * len(p) / p.size(-1)
         ),
         "The loss has the other sign: minus it would reward the expert that has the most already.": (
             balance_like(lambda E, f, P: -E * (f * P).sum())
@@ -377,6 +393,20 @@ ANGLES = Exercise(
                 T, head_dim, theta, "interpolate" if method == "none" else method, factor
             )
         ),
+        "interpolate and ntk have changed places: interpolate divides the positions, ntk changes the base.": (
+            lambda T, head_dim, theta, method, factor: angles(
+                T, head_dim, theta, {"interpolate": "ntk", "ntk": "interpolate"}.get(method, method), factor
+            )
+        ),
+        "interpolate changes the base; it divides the positions.": [
+            lambda T, d, theta, method, s: angles(
+                T, d, theta * s if method == "interpolate" else theta, "ntk" if method == "ntk" else "none", s
+            ),
+            lambda T, d, theta, method, s: angles(T, d, theta, "none" if method == "none" else "ntk", s),
+        ],
+        "The exponent is divided by the number of pairs; d is head_dim.": (
+            angles_like(speed_of=lambda b, i, d: b ** (-4 * i / d))
+        ),
         "The positions begin at 1; the first one is 0.": (
             lambda T, head_dim, theta, method, factor: angles(T + 1, head_dim, theta, method, factor)[1:]
         ),
@@ -393,7 +423,10 @@ ANGLES = Exercise(
     signs={
         "Row 0 is position 0, whose angles are all 0.": lambda case, got, expected: bool(got[0].any()),
         "The fastest pair, column 0, has the speed 1 whatever the base.": lambda case, got, expected: (
-            not torch.allclose(got[:, 0], expected[:, 0])
+            case[3] != "interpolate" and not torch.allclose(got[:, 0], expected[:, 0])
+        ),
+        "interpolate gives the fastest pair, column 0, the angles 0, 1 / factor, 2 / factor and so on.": (
+            lambda case, got, expected: not torch.allclose(got[:, 0], expected[:, 0])
         ),
     },
 )
@@ -404,6 +437,14 @@ ANGLES = Exercise(
 def hears(mask, n_layers):
     first = reachable(mask, n_layers).int().argmax(dim=1).tolist()
     return [i - j for i, j in enumerate(first)]
+
+
+def hears_greedily(mask, n_layers):
+    first = mask.int().argmax(dim=1)
+    earliest = torch.arange(len(mask), device=mask.device)
+    for _ in range(n_layers):
+        earliest = first[earliest]
+    return [i - j for i, j in enumerate(earliest.tolist())]
 
 
 def hears_like(reached):
@@ -426,12 +467,14 @@ def reach_cases(draw):
 
     odd = torch.tensor([[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 1, 0, 1]], dtype=torch.bool)
     chain = torch.tensor([[1, 0, 0, 0], [0, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1]], dtype=torch.bool)
+    detour = torch.tensor([[1, 0, 0, 0], [0, 1, 0, 0], [1, 0, 1, 0], [0, 1, 1, 1]], dtype=torch.bool)
     return [
         (window(4, 2), 2),
         (window(4, 2), 1),
         (odd, 1),
         (odd, 2),
         (chain, 2),
+        (detour, 2),
         (torch.ones(1, 1, dtype=torch.bool), 3),
         (window(6, 2), 3),
         (strided_mask(11, 3), 2),
@@ -478,14 +521,17 @@ REACH = Exercise(
         "It is one too many in every place: a token that hears only itself hears 0 back.": (
             lambda mask, n_layers: [back + 1 for back in hears(mask, n_layers)]
         ),
-        "It takes the nearest position before the token, or the last one that arrives; the earliest is asked "
-        "for.": [
-            lambda mask, n_layers: [0] * len(mask),
+        "Every result is 0: that is the last position of a row, or the first of a column. The earliest of a "
+        "row is asked for.": lambda mask, n_layers: [0] * len(mask),
+        "It takes the nearest position before the token; the earliest is asked for.": (
             lambda mask, n_layers: [
                 min((i - j for j in range(i) if row[j]), default=0)
                 for i, row in enumerate(reachable(mask, n_layers).tolist())
-            ],
-        ],
+            ]
+        ),
+        "It goes to the earliest position in each layer; by a nearer one the next layer may get farther.": (
+            hears_greedily
+        ),
     },
     signs={
         "A position cannot hear farther back than the beginning of the text.": lambda case, got, expected: (
@@ -563,6 +609,7 @@ DOUBLING = Exercise(
         "It stops after one round: reach has to double until it is T or more.": doubling_like(
             right_step, further=lambda reach: 10**9
         ),
+        "The first round is missing: reach begins at 1.": doubling_like(right_step, first=2),
         "It stops a round too early: as long as reach is below T, somebody does not know all.": doubling_like(
             right_step, enough=lambda reach, T: 2 * reach < T
         ),
@@ -704,6 +751,23 @@ STEP = Exercise(
         ),
         "b is that of the exact solution, (exp(delta A) - 1) / A; here it is delta, as in Mamba's code.": (
             step_like(add=lambda d, B, x, A: (d * A).expm1() / A * B * x)
+        ),
+        "What is added is weighted by 1 - exp(delta A); here the weight is delta, as in Mamba's code.": (
+            step_like(add=lambda d, B, x, A: -(d * A).expm1() * B * x)
+        ),
+        "A is taken for a logarithm; it comes as it is, below 0.": step_like(
+            keep=lambda h, d, A: (-d * A.exp()).exp() * h
+        ),
+        "delta goes through a softplus again; it comes as it is.": (
+            lambda state, x, delta, *rest: step_of(state, x, F.softplus(delta), *rest)
+        ),
+        "x is added to y; the skip is not part of this step.": (
+            lambda state, x, *rest: (lambda y, new: (y + x, new))(*step_of(state, x, *rest))
+        ),
+        "The new state is returned times C; C only reads, and the state stays without it.": (
+            lambda state, x, delta, A, B, C: (lambda y, new: (y, new * C.unsqueeze(1)))(
+                *step_of(state, x, delta, A, B, C)
+            )
         ),
         "B and C have changed places: B writes, C reads.": (
             lambda state, x, delta, A, B, C: step_of(state, x, delta, A, C, B)

@@ -54,10 +54,11 @@ def ssm_kernel(a, b, c, length):
 def causal_convolution(x, kernel):
     """y_t = sum over k of kernel_k x_{t-k}, by FFT: x (B, T, D), kernel (D, T) -> (B, T, D).
 
-    Zeros behind both keep the end from coming around to the beginning. At least 32 bits.
+    Zeros behind both keep the end from coming around to the beginning. A longer kernel is cut.
     """
     x = x.to(torch.promote_types(x.dtype, kernel.dtype))  # an FFT has no 16-bit form
     n = 2 * x.size(1)
+    kernel = kernel[:, : x.size(1)]  # the text begins T - 1 tokens back at most
     spectrum = torch.fft.rfft(x, n, dim=1) * torch.fft.rfft(kernel.T, n, dim=0)  # (B, T + 1, D)
     return torch.fft.irfft(spectrum, n, dim=1)[:, : x.size(1)]  # (B, 2T, D) -> (B, T, D)
 
@@ -71,7 +72,7 @@ def scan_in_steps(a, u):
 
 # %% d_state_space.ipynb #7daea425
 def scan_by_doubling(a, u):
-    """The same by log2 T steps, each on all positions at once: Hillis and Steele 1986, section 3."""
+    """The same by log2 T steps, each on all positions at once: Hillis and Steele 1986."""
     reach = 1  # position t holds the composition of its last `reach` steps
     while reach < u.size(1):
         earlier_a, earlier_u = a[:, :-reach], u[:, :-reach]

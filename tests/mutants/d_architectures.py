@@ -98,6 +98,11 @@ MUTANTS = {
             "return torch.zeros_like(probabilities).scatter(-1, chosen, values)",
             "return torch.zeros_like(probabilities).scatter(-1, chosen, values).softmax(dim=-1)",
         ),
+        (
+            "softmax is taken twice",
+            "values = values / values.sum(dim=-1, keepdim=True)",
+            "values = values.softmax(dim=-1)",
+        ),
         ("All gates of the batch", "values.sum(dim=-1, keepdim=True)", "values.sum()"),
         (
             "all get the same share",
@@ -139,6 +144,22 @@ MUTANTS = {
             "f.to(probabilities.dtype) * probabilities.mean(dim=0)",
             "f.to(probabilities.dtype) * probabilities.mean()",
         ),
+        (
+            "count what `chosen` says",
+            "counts = torch.bincount(chosen.flatten()",
+            "chosen = probabilities.argmax(dim=1)\n    counts = torch.bincount(chosen",
+        ),
+        (
+            "only the first choice",
+            "counts = torch.bincount(chosen.flatten()",
+            "chosen = chosen[:, 0]\n    counts = torch.bincount(chosen",
+        ),
+        (
+            "did not choose it are left out",
+            "probabilities.mean(dim=0)",
+            "torch.zeros_like(probabilities).scatter(1, chosen, probabilities.gather(1, chosen)).mean(dim=0)",
+        ),
+        ("multiplied by the number of tokens", "return n_experts", "return len(probabilities)"),
         ("minus it would reward", "return n_experts", "return -n_experts"),
         ("fewer places than", ", minlength=n_experts", ""),
         (
@@ -180,6 +201,27 @@ MUTANTS = {
 """,
         ),
         ("counts for the method none", 'if method == "interpolate":', 'if method != "ntk":'),
+        (
+            "have changed places: interpolate",
+            'if method == "interpolate":\n        positions = positions / factor\n    if method == "ntk":',
+            'if method == "ntk":\n        positions = positions / factor\n    if method == "interpolate":',
+        ),
+        (
+            "interpolate changes the base",
+            "        positions = positions / factor\n",
+            "        theta = theta * factor\n",
+        ),
+        (
+            "interpolate changes the base",
+            'positions = positions / factor\n    if method == "ntk":',
+            'pass\n    if method != "none":',
+        ),
+        ("divided by the number of pairs", "* pairs / head_dim", "* pairs / len(pairs)"),
+        (
+            "1 / factor, 2 / factor",
+            "positions = positions / factor",
+            "positions = torch.linspace(0, T / factor, T, dtype=torch.float64)",
+        ),
         ("begin at 1", "torch.arange(T, dtype=torch.float64)", "torch.arange(1, T + 1, dtype=torch.float64)"),
         (
             "stands there twice",
@@ -224,14 +266,34 @@ MUTANTS = {
 """,
         ),
         (
+            "Every result is 0",
+            "earliest = reached.int()",
+            "earliest = reached.T.int()",
+        ),
+        (
             "nearest position",
             "return [i - j for i, j in enumerate(earliest)]",
-            "return [0 for i, j in enumerate(earliest)]",
+            "near = [[j for j in range(i) if row[j]] for i, row in enumerate(reached.tolist())]\n"
+            "    return [i - row[-1] if row else 0 for i, row in enumerate(near)]",
+        ),
+        (
+            "by a nearer one the next layer",
+            """def reach(mask, n_layers):
+    first = [row.index(True) for row in mask.tolist()]
+    result = []
+    for i in range(len(first)):
+        j = i
+        for _ in range(n_layers):
+            j = first[j]
+        result.append(i - j)
+    return result
+""",
         ),
         ("result is negative", "[i - j for i, j", "[j - i for i, j"),
     ],
     "D.6": [
         ("stops after one round", "reach *= 2", "break"),
+        ("first round is missing", "reach = 1", "reach = 2"),
         ("round too early", "while reach < len(u):", "while 2 * reach < len(u):"),
         ("not brought up to date", "        a = torch.cat([a[:reach], new_a])\n", ""),
         (
@@ -310,6 +372,19 @@ MUTANTS = {
             "(delta * x).unsqueeze(-1) * B",
             "((delta.unsqueeze(-1) * A).exp() - 1) / A * x.unsqueeze(-1) * B",
         ),
+        (
+            "weighted by 1 - exp",
+            "(delta * x).unsqueeze(-1) * B",
+            "(1 - (delta.unsqueeze(-1) * A).exp()) * x.unsqueeze(-1) * B",
+        ),
+        (
+            "taken for a logarithm",
+            "(delta.unsqueeze(-1) * A).exp()",
+            "(-delta.unsqueeze(-1) * A.exp()).exp()",
+        ),
+        ("softplus again", "    a = (delta", "    delta = F.softplus(delta)\n    a = (delta"),
+        ("x is added to y", ".sum(dim=-1), state", ".sum(dim=-1) + x, state"),
+        ("returned times C", ".sum(dim=-1), state", ".sum(dim=-1), state * C.unsqueeze(1)"),
         ("B writes, C reads", "    a = (delta", "    B, C = C, B\n    a = (delta"),
         (
             "y first",
