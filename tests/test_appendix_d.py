@@ -103,6 +103,9 @@ def test_the_interval_covers_the_truth_in_95_of_100(n):
 def test_pairs_must_be_pairs():
     with pytest.raises(ValueError):
         paired_difference([1.0, 2.0], [1.0])
+    for n in (0, 1, 11):
+        with pytest.raises(ValueError, match=f"expected the losses of 2 to 10 seeds, got {n}"):
+            paired_difference([1.0] * n, [2.0] * n)
     assert not paired_difference([5, 7, 9], [4, 5, 8]).tells
     assert paired_difference([5, 7, 9], [4, 6, 7.9]).tells
 

@@ -96,10 +96,12 @@ class Difference(NamedTuple):
 def paired_difference(ours, baseline):
     """Ours minus baseline, losses of the same 2 to 10 seeds in the same order: a Difference. Student 1908.
 
-    ValueError when they are not equally many.
+    ValueError when they are not equally many, or fewer or more than that.
     """
     per_seed = [a - b for a, b in zip(ours, baseline, strict=True)]
     n = len(per_seed)
+    if not 2 <= n < len(T95):
+        raise ValueError(f"expected the losses of 2 to {len(T95) - 1} seeds, got {n}")
     mean = sum(per_seed) / n
     sd = math.sqrt(sum((value - mean) ** 2 for value in per_seed) / (n - 1))
     return Difference(per_seed, mean, sd, T95[n] * sd / math.sqrt(n))
