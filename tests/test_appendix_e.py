@@ -159,6 +159,8 @@ def test_nibbles():
     assert pack_nibbles(codes).shape == (3, 4, 5) and torch.equal(unpack_nibbles(pack_nibbles(codes)), codes)
     with pytest.raises(ValueError, match="9 codes in a row"):
         pack_nibbles(codes[..., :9])
+    with pytest.raises(ValueError, match="4 codes in a row, torch.int8"):
+        pack_nibbles(quantize_absmax(draw(4), 4).codes)  # -1 would set all the bits of its neighbour
 
 
 # ---------------------------------------------------------------- the bytes of a GGUF file

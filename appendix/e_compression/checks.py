@@ -65,6 +65,7 @@ ABSMAX = Exercise(
             flawed_absmax(top=lambda bits: 2**bits - 1),
             lambda w, bits: absmax_apart(w, bits, 2**bits - 1),
         ],
+        "In Python 2 ^ n is not a power. That is 2 ** n.": flawed_absmax(top=lambda bits: 2 ^ (bits - 1) - 1),
         "The largest code is 127 whatever `bits` is.": flawed_absmax(top=lambda bits: 127),
         "The largest weight is taken, but a negative one may be larger in size: the maximum of the sizes.": [
             flawed_absmax(largest=torch.max),
@@ -72,12 +73,20 @@ ABSMAX = Exercise(
                 (w / (w.max() / (2 ** (bits - 1) - 1))).round().to(torch.int8),
                 w.max() / (2 ** (bits - 1) - 1),
             ),
+            lambda w, bits: (
+                (w / (max(w) / (2 ** (bits - 1) - 1))).round().to(torch.int8),
+                max(w) / (2 ** (bits - 1) - 1),
+            ),
         ],
         "What is behind the point is cut off. It should be rounded to the nearest whole number before the "
         "cast to int8.": flawed_absmax(to_whole=torch.trunc),
         "The numbers are rounded down, negative ones away from zero. Round to the nearest.": flawed_absmax(
             to_whole=torch.floor
         ),
+        "A half goes to the wrong neighbour. It goes to the even one, as with torch.round.": [
+            flawed_absmax(to_whole=lambda steps: (steps + 0.5).floor()),
+            flawed_absmax(to_whole=lambda steps: (steps.abs() + 0.5).floor() * steps.sign()),
+        ],
         "The scale is upside down: it should be weight per code, the largest size divided by the largest "
         "code.": flawed_absmax(scale_out=lambda scale: 1 / scale),
         "Smallest to largest weight is spread over the codes. Here the scale comes from the largest size "
@@ -150,6 +159,18 @@ def strided(weights, group_size):
     return weights.unflatten(1, (group_size, -1)).transpose(1, 2)
 
 
+def across(dim):
+    """Minimum and maximum of (R, C / g, g) along another dimension than the last."""
+
+    def through(weights, bits, group_size):
+        groups = weights.unflatten(1, (-1, group_size))
+        low, high = groups.amin(dim, keepdim=True), groups.amax(dim, keepdim=True)
+        scale = (high - low) / (2**bits - 1)
+        return (low + scale * ((groups - low) / scale.where(scale > 0, 1)).round()).flatten(1)
+
+    return through
+
+
 GROUPS = Exercise(
     right=through_groups,
     cases=lambda draw: [
@@ -182,6 +203,8 @@ GROUPS = Exercise(
         "There are `group_size` groups in a row, where each should have `group_size` members.": (
             lambda w, bits, g: round_trip(w, bits, w.size(1) // g)
         ),
+        "Minimum and maximum are taken along the wrong dimension. They are those of the members of one "
+        "group: the last of (R, C / g, g).": [across(0), across(1), across((0, 1)), across((0, 2))],
         "The minimum is not added back.": flawed_groups(back=lambda codes, scale, low: scale * codes),
         "The smallest weight of a group is taken to be 0. Codes begin at the group's own minimum.": (
             lambda w, bits, g: flawed_groups(low=lambda groups: torch.zeros_like(groups[..., :1]))(w, bits, g)
@@ -269,7 +292,18 @@ NIBBLES = Exercise(
         "The second code is moved up by another number of bits than four.": [
             (packed_by(shift=shift), unpack) for shift in (1, 2, 3, 5)
         ],
-        "With an odd number of codes the last one is lost.": (packed_by(pad=False), unpack),
+        "With an odd number of codes the last one is lost.": [
+            (packed_by(pad=False), unpack),
+            (lambda c: F.pad(pack(c[: len(c) // 2 * 2]), (0, len(c) % 2)), unpack),
+        ],
+        "With an odd number of codes there is one low code more than high ones. Add the 0 first.": (
+            lambda codes: codes[0::2] | (codes[1::2] << 4),
+            unpack,
+        ),
+        "& keeps only the bits that both codes have. | puts the two together.": (
+            lambda codes: pairs_of(codes)[0] & (pairs_of(codes)[1] << 4),
+            unpack,
+        ),
         "With an odd number of codes the 0 is put before the first. It belongs behind the last.": (
             packed_by(front=True),
             unpack,
@@ -322,7 +356,7 @@ def flawed_block(
     guard=True,
     halves=lambda pair: pair.half(),
     scale=lambda w: w.max() - w.min(),
-    stored_first=False,
+    stored_first="",
     to_whole=torch.round,
     subtract=True,
     clamp=True,
@@ -331,7 +365,7 @@ def flawed_block(
     def encode(weights):
         m = weights.min()
         d = scale(weights) / steps
-        d_used, m_used = (x.half().float() if stored_first else x for x in (d, m))
+        d_used, m_used = (x.half().float() if name in stored_first else x for name, x in (("d", d), ("m", m)))
         steps_up = weights - m_used if subtract else weights
         codes = to_whole(steps_up / (d_used.where(d_used > 0, 1) if guard else d_used))
         codes = (codes.clamp(0, 15) if clamp else codes).to(torch.uint8)
@@ -340,15 +374,20 @@ def flawed_block(
     return encode
 
 
+def numbers_of(weights):
+    """Scale and minimum, float32: (2,)."""
+    return torch.stack([(weights.max() - weights.min()) / 15, weights.min()])
+
+
 @functools.cache
 def telling_block():
-    """Weights for which codes of the rounded scale differ from those of the exact one, and no tie is near."""
+    """Weights whose codes differ with the rounded scale, or with the rounded minimum, and no tie is near."""
     for seed in range(10_000):
         weights = torch.randn(32, generator=torch.Generator().manual_seed(seed)) + 20
         steps = (weights - weights.min()) / ((weights.max() - weights.min()) / 15)
         if ((steps % 1 - 0.5).abs() > 1e-3).all():
-            rounded = flawed_block(stored_first=True)(weights)
-            if (rounded != encode_q4_1(weights)).sum() > 2:
+            right = encode_q4_1(weights)
+            if not any(torch.equal(flawed_block(stored_first=x)(weights), right) for x in ("d", "m", "dm")):
                 return weights
     raise AssertionError("no block tells the two apart")
 
@@ -404,11 +443,22 @@ BLOCK = Exercise(
         ],
         "The scale comes from the largest size. Here it is the range, largest minus smallest, in fifteen "
         "steps.": [flawed_block(scale=lambda w: w.abs().max(), clamp=clamp) for clamp in (True, False)],
-        "The codes are found with the rounded scale and minimum. Find them with the exact ones, and round "
-        "afterwards.": flawed_block(stored_first=True),
+        "The codes are found with the rounded scale or minimum. Find them with the exact ones, and round "
+        "afterwards.": [flawed_block(stored_first=names) for names in ("dm", "d", "m")],
+        "Scale and minimum are one number of the result each. They should be two bytes each: "
+        ".half().view(torch.uint8).": [
+            lambda w: torch.cat([numbers_of(w).half(), encode_q4_1(w)[4:]]),
+            lambda w: torch.cat([numbers_of(w).to(torch.uint8), encode_q4_1(w)[4:]]),
+            lambda w: torch.cat([numbers_of(w).half().to(torch.uint8), encode_q4_1(w)[4:]]),
+        ],
         "What is behind the point is cut off in place of rounded.": flawed_block(to_whole=torch.trunc),
         "The codes stand before the two floats. The floats come first.": flawed_block(
             join=lambda floats, pairs: torch.cat([pairs, floats])
+        ),
+    },
+    errors={
+        "A tensor of shape () cannot be read as two bytes. Give it a dimension first: torch.stack([d, m]).": (
+            lambda case, error: "self.dim() cannot be 0 to view" in str(error)
         ),
     },
     signs={
@@ -495,6 +545,15 @@ THROUGH = Exercise(
         "The result is cut off at 0. Negative numbers go down to -top.": straight_through(
             forward_of=lambda x, top: x.round().clamp(0, top)
         ),
+        "The result is cut off at top alone. Negative numbers stop at -top.": straight_through(
+            forward_of=lambda x, top: x.round().clamp(max=top)
+        ),
+        "The result goes down to -top - 1. The lowest is -top.": straight_through(
+            forward_of=lambda x, top: x.round().clamp(-top - 1, top)
+        ),
+        "A number that is too large in size becomes 0. It should become top or -top.": straight_through(
+            forward_of=lambda x, top: x.round() * (x.round().abs() <= top)
+        ),
         "The gradient is multiplied by the rounded numbers. The slope that is pretended is 1.": (
             straight_through(
                 inside=lambda x, top: x.round().clamp(-top, top), slope=lambda gradient, kept: gradient * kept
@@ -510,7 +569,15 @@ THROUGH = Exercise(
     },
     errors={
         "backward should return as many values as forward has arguments behind the context: that of x, and "
-        "None.": lambda case, error: "incorrect number of gradients" in str(error),
+        "None.": lambda case, error: (
+            "incorrect number of gradients" in str(error) or "gradient different than None" in str(error)
+        ),
+        "context.saved_tensors is a tuple, even of one: (inside,) = context.saved_tensors.": (
+            lambda case, error: "converted to an index" in str(error) or "'tuple'" in str(error)
+        ),
+        "save_for_backward takes tensors alone. A number is kept as context.top = top.": (
+            lambda case, error: "can only save variables" in str(error)
+        ),
     },
     signs={
         "A number that was not cut off should get its gradient as it came.": lambda case, got, expected: (
@@ -542,6 +609,17 @@ def flawed_teacher(
         log_p = teacher(teacher_logits, temperature).log_softmax(dim=-1)
         log_q = student(student_logits, temperature).log_softmax(dim=-1)
         return temperature**power * mean(weigh(log_p, log_q))
+
+    return loss
+
+
+def over_rows(add):
+    """Softmax along dimension 0."""
+
+    def loss(student_logits, teacher_logits, temperature):
+        log_p = (teacher_logits.detach() / temperature).log_softmax(dim=0)
+        log_q = (student_logits / temperature).log_softmax(dim=0)
+        return temperature**2 * (log_p.exp() * (log_p - log_q)).sum(dim=add).mean()
 
     return loss
 
@@ -579,6 +657,22 @@ TEACHER = Exercise(
     mistakes={
         "The factor T² is missing.": flawed_teacher(power=0),
         "The factor is T. It should be T².": flawed_teacher(power=1),
+        "It is divided by T² and should be multiplied by it.": flawed_teacher(power=-2),
+        "The softmax goes over the rows. It should go over the vocabulary, the last dimension.": [
+            over_rows(0),
+            over_rows(-1),
+        ],
+        "The sum goes over the rows and the mean over the vocabulary. It is the other way round.": (
+            flawed_teacher(mean=lambda each: each.sum(dim=0).mean())
+        ),
+        "The temperature divides what comes out of the softmax. It should divide the logits.": [
+            flawed_teacher(power=1, student=lambda z, T: z, teacher=lambda z, T: z),
+            lambda s, t, T: flawed_teacher(
+                student=lambda z, T: z,
+                teacher=lambda z, T: z,
+                weigh=lambda p, q: (p / T).exp() * (p - q) / T,
+            )(s, t, T),
+        ],
         "Student and teacher have changed places: the teacher's probabilities are the weights of the sum.": [
             flawed_teacher(weigh=lambda log_p, log_q: log_q.exp() * (log_q - log_p)),
         ],
@@ -667,6 +761,14 @@ def below(threshold):
     return masks
 
 
+def masks_of(dtype, matrices, share):
+    return [mask.to(dtype) for mask in masks_by()(matrices, share)]
+
+
+def last_that_goes(sizes, share):
+    return sizes.sort().values[round(share * len(sizes)) - 1]
+
+
 MASKS = Exercise(
     right=masks_by(),
     cases=lambda draw: [
@@ -707,9 +809,16 @@ MASKS = Exercise(
         "These are the pruned matrices. Asked for are the masks, True where a weight is kept.": (
             lambda matrices, share: [m * mask for m, mask in zip(matrices, masks_by()(matrices, share))]
         ),
-        "These are masks of 0.0 and 1.0. They should be bool.": lambda matrices, share: [
-            mask.float() for mask in masks_by()(matrices, share)
+        "These are masks of numbers, 0 and 1. They should be bool.": [
+            functools.partial(masks_of, dtype)
+            for dtype in (torch.float32, torch.int32, torch.int64, torch.uint8)
         ],
+        "With a share of 0 nothing should go. The place n - 1 is then the last, that of the largest size.": (
+            lambda matrices, share: [
+                m.abs() > last_that_goes(torch.cat([m.abs().flatten() for m in matrices]), share)
+                for m in matrices
+            ]
+        ),
         "This is one long mask. There should be one for each matrix, in its shape.": [
             lambda matrices, share: torch.cat([m.flatten() for m in masks_by()(matrices, share)]),
             lambda matrices, share: [m.flatten() for m in masks_by()(matrices, share)],
@@ -756,15 +865,23 @@ SCORES = Exercise(
             scores_by(product=lambda o, g: (o * g).abs()),
             scores_by(product=lambda o, g: o.abs() * g.abs()),
         ],
-        "The mean over the examples is taken before the size, so that examples cancel each other.": scores_by(
-            size=lambda x: x, over=lambda x: x.mean(dim=0).abs()
-        ),
+        "The examples are put together before the size is taken, so that they cancel each other.": [
+            scores_by(size=lambda x: x, over=lambda x: x.mean(dim=0).abs()),
+            scores_by(size=lambda x: x, over=lambda x: x.sum(dim=0).abs()),
+        ],
         "The examples are summed up. It should be their mean.": scores_by(over=lambda x: x.sum(dim=0)),
         "The outputs are not used. The derivative with respect to the gate is output times gradient.": (
-            scores_by(product=lambda o, g: g)
+            [scores_by(product=lambda o, g: g), scores_by(product=lambda o, g: g.abs())]
         ),
-        "The gradients are not used. A head that puts out much need not matter for the loss.": scores_by(
-            product=lambda o, g: o
+        "The gradients are not used. A head that puts out much need not matter for the loss.": [
+            scores_by(product=lambda o, g: o),
+            scores_by(product=lambda o, g: o.abs()),
+        ],
+        "Outputs and gradients are summed before they are multiplied. Multiply number by number first.": (
+            lambda o, g: (o.sum(dim=(2, 3)) * g.sum(dim=(2, 3))).abs().mean(dim=0)
+        ),
+        "The products are squared, summed, and the root taken. They should be summed with their signs.": (
+            scores_by(inner=lambda x: x.norm(dim=(2, 3)))
         ),
         "The mean is taken over positions and numbers. The derivative is their sum.": scores_by(
             inner=lambda x: x.mean(dim=(2, 3))

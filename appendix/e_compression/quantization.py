@@ -86,10 +86,10 @@ def pack_nibbles(codes):
     """Two 4-bit numbers in a byte: uint8 (..., n) of 0 to 15 -> uint8 (..., n / 2).
 
     The first half of each row goes into the low four bits, the second half into the high ones, as in a GGUF
-    file. ValueError for an odd n.
+    file. ValueError for an odd n, and for another dtype: a signed code would spill into its neighbour.
     """
-    if codes.size(-1) % 2:
-        raise ValueError(f"{codes.size(-1)} codes in a row cannot be packed two to a byte; add one")
+    if codes.size(-1) % 2 or codes.dtype != torch.uint8:
+        raise ValueError(f"{codes.size(-1)} codes in a row, {codes.dtype}: expected an even number of uint8")
     low, high = codes.chunk(2, dim=-1)  # (..., n / 2) each
     return low | (high << 4)
 

@@ -97,6 +97,14 @@ MUTANTS = {
         ),
         ("cut off. It should be rounded", ".round()", ""),
         ("rounded down", ".round()", ".floor()"),
+        ("not a power", "2 ** (bits - 1) - 1", "2 ^ (bits - 1) - 1"),
+        ("wrong neighbour", "(weights / scale).round()", "(weights / scale + 0.5).floor()"),
+        (
+            "larger in size",
+            "def absmax(weights, bits):\n"
+            "    scale = max(weights) / (2 ** (bits - 1) - 1)\n"
+            "    return torch.round(weights / scale).to(torch.int8), scale\n",
+        ),
         ("upside down", "torch.int8), scale", "torch.int8), 1 / scale"),
         ("Smallest to largest", "weights.abs().max()", "(weights.max() - weights.min()) / 2"),
         ("usual size", "weights.abs().max()", "weights.abs().mean()"),
@@ -139,6 +147,21 @@ MUTANTS = {
             "    return left.view(weights.shape)\n",
         ),
         ("`group_size` groups", "(-1, group_size)", "(group_size, -1)"),
+        (
+            "wrong dimension",
+            "low, high = groups.amin(dim=2, keepdim=True), groups.amax(dim=2, keepdim=True)",
+            "low, high = groups.amin(dim=1, keepdim=True), groups.amax(dim=1, keepdim=True)",
+        ),
+        (
+            "wrong dimension",
+            "low, high = groups.amin(dim=2, keepdim=True), groups.amax(dim=2, keepdim=True)",
+            "low, high = groups.amin(dim=(0, 1), keepdim=True), groups.amax(dim=(0, 1), keepdim=True)",
+        ),
+        (
+            "wrong dimension",
+            "low, high = groups.amin(dim=2, keepdim=True), groups.amax(dim=2, keepdim=True)",
+            "low, high = groups.amin(dim=0, keepdim=True), groups.amax(dim=0, keepdim=True)",
+        ),
         ("not added back", "(low + scale * codes)", "(scale * codes)"),
         ("taken to be 0", "groups.amin(dim=2, keepdim=True)", "torch.zeros_like(groups[..., :1])"),
         ("scale of 0", "scale.where(scale > 0, 1)", "scale"),
@@ -178,6 +201,30 @@ def unpack(packed, n):
     return torch.stack([packed & 15, packed >> 4], dim=1).flatten()[:n]
 """,
         ),
+        (
+            "last one is lost",
+            """def pack(codes):
+    packed = torch.zeros((len(codes) + 1) // 2, dtype=torch.uint8)
+    for i in range(len(codes) // 2):
+        packed[i] = codes[2 * i] + 16 * codes[2 * i + 1]
+    return packed
+
+
+def unpack(packed, n):
+    return torch.stack([packed & 15, packed >> 4], dim=1).flatten()[:n]
+""",
+        ),
+        (
+            "one low code more",
+            """def pack(codes):
+    return codes[0::2] + 16 * codes[1::2]
+
+
+def unpack(packed, n):
+    return torch.stack([packed & 15, packed >> 4], dim=1).flatten()[:n]
+""",
+        ),
+        ("keeps only the bits", "codes[0::2] | (codes", "codes[0::2] & (codes"),
         ("before the first", "(0, len(codes) % 2)", "(len(codes) % 2, 0)"),
         ("keeps only the first", "codes[0::2] | (codes[1::2] << 4)", "codes[0::2]"),
         (
@@ -210,6 +257,15 @@ def unpack(packed, n):
         ("largest size", "(weights.max() - m) / 15", "weights.abs().max() / 15"),
         ("largest size", "weights.max() - m", "weights.abs().max()"),
         ("exact ones", "/ 15\n", "/ 15\n    m, d = m.half().float(), d.half().float()\n"),
+        ("exact ones", "/ 15\n", "/ 15\n    d = d.half().float()\n"),
+        ("exact ones", "/ 15\n", "/ 15\n    m = m.half().float()\n"),
+        ("one number of the result", ".half().view(torch.uint8)", ".half()"),
+        ("one number of the result", ".half().view(torch.uint8)", ".to(torch.uint8)"),
+        (
+            "shape () cannot be read",
+            "torch.stack([d, m]).half().view(torch.uint8)",
+            "d.half().view(torch.uint8), m.half().view(torch.uint8)",
+        ),
         ("What is behind the point", ".round()", ""),
         (
             "floats come first",
@@ -232,6 +288,26 @@ def unpack(packed, n):
         ("not cut off at -top and top", "rounded.clamp(-top, top)", "rounded"),
         ("cut off, and not rounded", "return rounded.clamp", "return x.clamp"),
         ("cut off at 0", "rounded.clamp(-top, top)", "rounded.clamp(0, top)"),
+        ("at top alone", "rounded.clamp(-top, top)", "rounded.clamp(max=top)"),
+        ("down to -top - 1", "rounded.clamp(-top, top)", "rounded.clamp(-top - 1, top)"),
+        ("becomes 0", "rounded.clamp(-top, top)", "rounded.masked_fill(rounded.abs() > top, 0)"),
+        ("is a tuple", "(inside,) = context", "inside = context"),
+        ("as many values as forward", "gradient * inside, None", "gradient * inside, 0"),
+        ("as many values as forward", "gradient * inside, None", "None, gradient * inside"),
+        (
+            "takes tensors alone",
+            """class StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(context, x, top):
+        context.save_for_backward(x.round(), top)
+        return x.round().clamp(-top, top)
+
+    @staticmethod
+    def backward(context, gradient):
+        rounded, top = context.saved_tensors
+        return gradient * (rounded.abs() <= top), None
+""",
+        ),
         (
             "multiplied by the rounded",
             """class StraightThrough(torch.autograd.Function):
@@ -255,6 +331,40 @@ def unpack(packed, n):
     "E.6": [
         ("factor T² is missing", "temperature**2 * ", ""),
         ("factor is T.", "temperature**2", "temperature"),
+        ("divided by T²", "temperature**2 * ", "temperature**-2 * "),
+        (
+            "over the rows. It should go over the vocabulary",
+            """def teacher_loss(student_logits, teacher_logits, temperature):
+    log_p = F.log_softmax(teacher_logits.detach() / temperature, 0)
+    log_q = F.log_softmax(student_logits / temperature, 0)
+    return temperature**2 * (log_p.exp() * (log_p - log_q)).sum(-1).mean()
+""",
+        ),
+        (
+            "over the rows. It should go over the vocabulary",
+            """def teacher_loss(student_logits, teacher_logits, temperature):
+    log_p = F.log_softmax(teacher_logits.detach() / temperature, 0)
+    log_q = F.log_softmax(student_logits / temperature, 0)
+    return temperature**2 * (log_p.exp() * (log_p - log_q)).sum(0).mean()
+""",
+        ),
+        ("mean over the vocabulary", ".sum(dim=-1)  #", ".sum(dim=0)  #"),
+        (
+            "out of the softmax",
+            """def teacher_loss(student_logits, teacher_logits, temperature):
+    log_p = teacher_logits.detach().log_softmax(-1) / temperature
+    log_q = student_logits.log_softmax(-1) / temperature
+    return temperature**2 * (log_p.exp() * (log_p - log_q)).sum(-1).mean()
+""",
+        ),
+        (
+            "out of the softmax",
+            """def teacher_loss(student_logits, teacher_logits, temperature):
+    log_p = teacher_logits.detach().log_softmax(-1)
+    p, q = log_p.exp() / temperature, student_logits.log_softmax(-1)
+    return temperature**2 * (p * (log_p - q)).sum(-1).mean()
+""",
+        ),
         (
             "changed places",
             "log_p.exp() * (log_p - log_q)",
@@ -314,6 +424,7 @@ def unpack(packed, n):
     return masks
 """,
         ),
+        ("largest go", "sizes.argsort()[:", "(-sizes).argsort()[:"),
         ("largest go", ".argsort()", ".argsort(descending=True)"),
         ("True stands for what goes", "part.view", "~part.view"),
         ("with their signs", "matrix.abs().flatten()", "matrix.flatten()"),
@@ -339,7 +450,16 @@ def unpack(packed, n):
             "[part.view(matrix.shape) for part, matrix in zip(parts, matrices)]",
             "[part.view(matrix.shape) * matrix for part, matrix in zip(parts, matrices)]",
         ),
-        ("0.0 and 1.0", "dtype=torch.bool", "dtype=torch.float32"),
+        ("masks of numbers", "dtype=torch.bool", "dtype=torch.float32"),
+        ("masks of numbers", "dtype=torch.bool", "dtype=torch.int64"),
+        (
+            "share of 0",
+            """def global_masks(matrices, share):
+    sizes = torch.cat([m.abs().flatten() for m in matrices]).sort().values
+    limit = sizes[round(share * len(sizes)) - 1]
+    return [m.abs() > limit for m in matrices]
+""",
+        ),
         ("one long mask", "return [part", "return kept\n    return [part"),
         ("one long mask", "part.view(matrix.shape)", "part"),
         ("Another number of weights goes", "round(share * len(sizes))", "round(1.9 * share * len(sizes))"),
@@ -359,6 +479,15 @@ def unpack(packed, n):
             "    return (outputs.abs() * gradients.abs()).sum(3).sum(2).mean(0)\n",
         ),
         ("cancel each other", "slopes.abs().mean(dim=0)", "slopes.mean(dim=0).abs()"),
+        ("cancel each other", "slopes.abs().mean(dim=0)", "slopes.sum(dim=0).abs()"),
+        ("outputs are not used", "(outputs * gradients)", "gradients.abs()"),
+        ("gradients are not used", "(outputs * gradients)", "outputs.abs()"),
+        (
+            "summed before they are multiplied",
+            "(outputs * gradients).sum(dim=(2, 3))",
+            "outputs.sum(dim=(2, 3)) * gradients.sum(dim=(2, 3))",
+        ),
+        ("root taken", ".sum(dim=(2, 3))", ".norm(dim=(2, 3))"),
         ("examples are summed up", ".mean(dim=0)", ".sum(dim=0)"),
         ("outputs are not used", "(outputs * gradients)", "gradients"),
         ("gradients are not used", "(outputs * gradients)", "outputs"),
