@@ -70,8 +70,8 @@ TARGETS = Exercise(
         "The inputs are the prompt alone. The model reads the answer too, up to its last token but one.": [
             lambda p, a: ([*p], [-100] * (len(p) - 1) + [*a])
         ],
-        "What counts is decided by the ids. A token of the answer counts also when the prompt has it too: its "
-        "place decides.": lambda p, a: ([*p, *a][:-1], [-100 if t in p else t for t in [*p, *a][1:]]),
+        "What counts is decided by the ids. A token of the answer counts also where the prompt has it too: "
+        "its place decides.": lambda p, a: ([*p, *a][:-1], [-100 if t in p else t for t in [*p, *a][1:]]),
     },
     signs={
         "Inputs and targets have different lengths: each position has one of both.": (
@@ -308,8 +308,8 @@ LOGPROB = Exercise(
         "The probability is returned; its logarithm is asked for.": flawed_logprob(
             reduce=lambda chosen, m: (chosen * m).sum(dim=-1).exp()
         ),
-        "The softmax is computed first and its logarithm then. A probability far below 1 is 0 in 32 bits, and "
-        "its logarithm infinite; log_softmax does both in one.": [
+        "The softmax is computed first and its logarithm then. A probability far below 1 is 0 in 32 bits, "
+        "and its logarithm infinite; log_softmax does both in one.": [
             flawed_logprob(scores=lambda logits: logits.softmax(dim=-1).log()),
             flawed_logprob(scores=lambda logits: (logits.exp() / logits.exp().sum(-1, keepdim=True)).log()),
             flawed_logprob(scores=lambda logits: logits - logits.exp().sum(-1, keepdim=True).log()),
