@@ -89,8 +89,13 @@ def merge_lora(model):
 
 # %% g_lora.ipynb #63b4e2af
 def save_adapter(path, model):
-    """Write what add_lora added, and nothing else, to one safetensors file, whole or not at all."""
+    """Write what add_lora added, and nothing else, to one safetensors file, whole or not at all.
+
+    ValueError for a model without adapters.
+    """
     layers = layers_of(model, LoRALinear)
+    if not layers:
+        raise ValueError("this model has no adapters; save them before merge_lora")
     record = {"scale": {name: layer.scale for name, layer in layers.items()}}
     record["base"] = {name: base_size(layer.linear) for name, layer in layers.items()}
     record["weights"] = {name: {"A": layer.A, "B": layer.B} for name, layer in layers.items()}
