@@ -89,13 +89,8 @@ def merge_lora(model):
 
 # %% g_lora.ipynb #63b4e2af
 def save_adapter(path, model):
-    """Write what add_lora added, and nothing else, to one safetensors file, whole or not at all.
-
-    ValueError for a model without adapters.
-    """
+    """Write what add_lora added, and nothing else, to one safetensors file, whole or not at all."""
     layers = layers_of(model, LoRALinear)
-    if not layers:
-        raise ValueError("this model has no adapters; save them before merge_lora")
     record = {"scale": {name: layer.scale for name, layer in layers.items()}}
     record["base"] = {name: base_size(layer.linear) for name, layer in layers.items()}
     record["weights"] = {name: {"A": layer.A, "B": layer.B} for name, layer in layers.items()}
@@ -117,7 +112,7 @@ def load_adapter(path, model):
     weights = record["weights"]
     linear = layers_of(model, nn.Linear, {last_part(name) for name in weights})
     shapes = {name: (len(part["B"]), part["A"].size(1)) for name, part in weights.items()}
-    same = shapes == {name: tuple(layer.weight.shape) for name, layer in linear.items()}
+    same = weights and shapes == {name: tuple(layer.weight.shape) for name, layer in linear.items()}
     if not same or any(abs(base_size(linear[n]) / size - 1) > 1e-4 for n, size in record["base"].items()):
         raise ValueError(f"the adapter in {path} was trained for another model; load it into that one")
     model.requires_grad_(False)
