@@ -199,6 +199,13 @@ def test_an_adapter_of_another_model_is_refused_and_changes_nothing(tmp_path):
         load_adapter(path, base)
 
 
+def test_a_file_without_adapters_is_refused(tmp_path):
+    path = tmp_path / "none.safetensors"
+    save_adapter(path, merge_lora(add_lora(GPT(GQA), 3)))  # merged first: nothing is left to save
+    with pytest.raises(ValueError, match="was trained for another model"):
+        load_adapter(path, GPT(GQA))
+
+
 def test_an_adapter_may_be_loaded_in_sixteen_bits(tmp_path):
     base = GPT(GPTConfig(**{**GQA.__dict__, "d_model": 96}))
     save_adapter(tmp_path / "a.safetensors", stirred(add_lora(copy.deepcopy(base), 3)))
@@ -244,6 +251,11 @@ def test_the_last_real_token_row_by_row():
     assert torch.equal(last_real(vectors, lengths), expected)
     token_ids, found = pad_rows([[4, 5], [6], [7, 8, 9]], pad_id=1)
     assert token_ids.tolist() == [[4, 5, 1], [6, 1, 1], [7, 8, 9]] and found.tolist() == [2, 1, 3]
+
+
+def test_a_row_without_tokens_has_no_last_one():
+    with pytest.raises(ValueError, match="row 1 has no token"):
+        pad_rows([[5, 6], [], [7]])
 
 
 @pytest.mark.parametrize("pad_id", [0, 39])

@@ -37,6 +37,7 @@ TARGETS = Exercise(
         ([7], [2]),
         ([7, 8, 9], [2]),
         ([7], [5, 4, 2]),
+        ([7, 8, 2], [8, 5, 2]),
         *(
             ([draw.whole(3, 90) for _ in range(n)], [draw.whole(3, 90) for _ in range(m)])
             for n, m in ((draw.whole(4, 6), draw.whole(7, 9)), (draw.whole(7, 9), draw.whole(3, 5)))
@@ -69,6 +70,8 @@ TARGETS = Exercise(
         "The inputs are the prompt alone. The model reads the answer too, up to its last token but one.": [
             lambda p, a: ([*p], [-100] * (len(p) - 1) + [*a])
         ],
+        "What counts is decided by the ids. A token of the answer counts also where the prompt has it too: "
+        "its place decides.": lambda p, a: ([*p, *a][:-1], [-100 if t in p else t for t in [*p, *a][1:]]),
     },
     signs={
         "Inputs and targets have different lengths: each position has one of both.": (
@@ -199,6 +202,9 @@ LORA = Exercise(
         "The factor is the rank divided by alpha. It is the other way round.": with_scale(
             lambda alpha, W, A, B: len(A) / alpha
         ),
+        "The factor is alpha times the rank. It is alpha divided by the rank.": with_scale(
+            lambda alpha, W, A, B: alpha * len(A)
+        ),
         "The factor is alpha over the square root of the rank; here it is alpha over the rank.": with_scale(
             lambda alpha, W, A, B: alpha / len(A) ** 0.5
         ),
@@ -265,6 +271,11 @@ LOGPROB = Exercise(
             torch.tensor([[False, False, True, True]]),
         ),
         (draw.normal(2, 3, 4), draw.ids(4, 2, 3), torch.tensor([[False, True, False], [False] * 3])),
+        (
+            torch.tensor([[[0.0, 200.0], [0.0, -200.0]]]),
+            torch.tensor([[1, 0]]),
+            torch.tensor([[False, True]]),
+        ),
         answer_case(draw, 3, 6, 5),
         answer_case(draw, 4, 7, 11),
     ],
@@ -297,6 +308,12 @@ LOGPROB = Exercise(
         "The probability is returned; its logarithm is asked for.": flawed_logprob(
             reduce=lambda chosen, m: (chosen * m).sum(dim=-1).exp()
         ),
+        "The softmax is computed first and its logarithm then. A probability far below 1 is 0 in 32 bits, "
+        "and its logarithm infinite; log_softmax does both in one.": [
+            flawed_logprob(scores=lambda logits: logits.softmax(dim=-1).log()),
+            flawed_logprob(scores=lambda logits: (logits.exp() / logits.exp().sum(-1, keepdim=True)).log()),
+            flawed_logprob(scores=lambda logits: logits - logits.exp().sum(-1, keepdim=True).log()),
+        ],
         "The mask is turned round: True marks the answer.": flawed_logprob(masked=lambda mask: ~mask[:, 1:]),
     },
     signs={
@@ -375,6 +392,12 @@ PREFERENCE = Exercise(
         ),
     },
     signs={
+        "Far below 0 the loss is cut off: something was added to the sigmoid, or it was held between bounds. "
+        "F.logsigmoid needs neither.": (
+            lambda case, got, expected: (
+                got.shape == expected.shape and bool(((expected > 100) & (got < 0.9 * expected)).all())
+            )
+        ),
         "A loss is below 0: minus the logarithm of a probability never is.": (
             lambda case, got, expected: got.shape == expected.shape and bool((got < -1e-6).any())
         ),
@@ -406,6 +429,9 @@ ADVANTAGES = Exercise(
         ],
         "The mean is that of all rewards. Each group, a row, has its own.": flawed_advantages(
             mean=lambda r: r.mean()
+        ),
+        "The deviation is that of all rewards. Each group, a row, has its own.": flawed_advantages(
+            deviation=lambda r: r.std() + 1e-6
         ),
         "Mean and deviation are taken along the columns. A group is a row.": flawed_advantages(
             lambda r: r.mean(dim=0, keepdim=True), lambda r: r.std(dim=0, keepdim=True) + 1e-6
@@ -492,6 +518,13 @@ CLIPPED = Exercise(
             torch.tensor([[True, True, True], [True, False, False]]),
             0.2,
         ),
+        (
+            torch.tensor([[0.5, 200.0]]),
+            torch.zeros(1, 2),
+            torch.tensor([-1.0]),
+            torch.tensor([[True, False]]),
+            0.2,
+        ),
         policy_case(draw, 4, 6, 0.2),
         policy_case(draw, 5, 7, 0.4),
     ],
@@ -542,6 +575,8 @@ CLIPPED = Exercise(
         "clip is always 0.2 here. It is an argument.": lambda new, old, A, mask, clip=0.2: right_clipped(
             new, old, A, mask
         ),
+        "The gain is multiplied by the mask. Infinite times 0 is not a number: put 0 there with where or "
+        "masked_fill.": flawed_clipped(mean=lambda g, m: ((g * m).sum(dim=1) / m.sum(dim=1)).mean()),
         "The answers are added up. The mean over them is asked for.": flawed_clipped(
             mean=lambda g, m: (g.where(m, 0.0).sum(dim=1) / m.sum(dim=1)).sum()
         ),

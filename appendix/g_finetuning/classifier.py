@@ -19,6 +19,8 @@ __all__ = [
 def pad_rows(rows, pad_id=0):
     """Rows of ids -> token_ids (B, T), filled up on the right, and lengths (B,), both int64."""
     lengths = torch.tensor([len(row) for row in rows])
+    if lengths.min() < 1:
+        raise ValueError(f"row {lengths.argmin().item()} has no token; give each row one or more")
     T = lengths.max().item()
     return torch.tensor([[*row, *[pad_id] * (T - len(row))] for row in rows]), lengths
 

@@ -112,7 +112,7 @@ def load_adapter(path, model):
     weights = record["weights"]
     linear = layers_of(model, nn.Linear, {last_part(name) for name in weights})
     shapes = {name: (len(part["B"]), part["A"].size(1)) for name, part in weights.items()}
-    same = shapes == {name: tuple(layer.weight.shape) for name, layer in linear.items()}
+    same = weights and shapes == {name: tuple(layer.weight.shape) for name, layer in linear.items()}
     if not same or any(abs(base_size(linear[n]) / size - 1) > 1e-4 for n, size in record["base"].items()):
         raise ValueError(f"the adapter in {path} was trained for another model; load it into that one")
     model.requires_grad_(False)

@@ -82,6 +82,11 @@ MUTANTS = {
         ("0 is the id of a token", "-100", "0"),
         ("is -1 here", "-100", "-1"),
         ("end token has no target", "- 1) + answer_ids", "- 1) + answer_ids[:-1] + [-100]"),
+        (
+            "decided by the ids",
+            "[-100] * (len(prompt_ids) - 1) + answer_ids",
+            "[-100 if t in prompt_ids else t for t in ids[1:]]",
+        ),
         ("inputs are the prompt alone", "ids[:-1],", "prompt_ids,"),
         ("inputs are right, and the targets are not", "- 1) + answer_ids", "- 1) + answer_ids[::-1]"),
         (
@@ -132,6 +137,12 @@ MUTANTS = {
                 "alpha / A.shape[0]", "len(A) / alpha"
             ),
         ),
+        (
+            "alpha times the rank",
+            LAYER.replace("(alpha / A.shape[0])", "(alpha * len(A))").replace(
+                "alpha / A.shape[0]", "alpha * len(A)"
+            ),
+        ),
         ("square root of the rank", LAYER.replace("A.shape[0]", "A.shape[0] ** 0.5")),
         (
             "W itself is missing",
@@ -177,6 +188,16 @@ MUTANTS = {
         ("The mean over the answer", ".sum(dim=-1)  # (B,)", ".sum(dim=-1) / mask.sum(dim=-1).clamp(min=1)"),
         ("Logits are added up", "logits[:, :-1].log_softmax(dim=-1)", "logits[:, :-1]"),
         ("Probabilities are added up", "log_softmax", "softmax"),
+        ("softmax is computed first", "log_softmax(dim=-1)", "softmax(dim=-1).log()"),
+        (
+            "softmax is computed first",
+            """def answer_logprob(logits, token_ids, mask):
+    scores = torch.exp(logits[:, :-1])
+    p = scores / scores.sum(dim=-1, keepdim=True)
+    chosen = p.gather(-1, token_ids[:, 1:].unsqueeze(-1)).squeeze(-1).log()
+    return torch.stack([row[keep].sum() for row, keep in zip(chosen, mask[:, 1:])])
+""",
+        ),
         ("sign is turned round", "return (", "return -("),
         ("softmax runs over the positions", "log_softmax(dim=-1)", "log_softmax(dim=1)"),
         ("rows are added up too", ".sum(dim=-1)  # (B,)", ".sum()"),
@@ -201,6 +222,9 @@ MUTANTS = {
         ("sigmoid of the margin is returned", "-F.logsigmoid(margin)", "torch.sigmoid(margin)"),
         ("minus sign is missing", "-F.logsigmoid", "F.logsigmoid"),
         ("sigmoid is computed first", "F.logsigmoid(margin)", "torch.log(torch.sigmoid(margin))"),
+        ("cut off", "F.logsigmoid(margin)", "torch.log(torch.sigmoid(margin) + 1e-12)"),
+        ("cut off", "F.logsigmoid(margin)", "torch.sigmoid(margin).clamp(min=1e-10).log()"),
+        ("cut off", "F.logsigmoid(margin)", "F.logsigmoid(margin.clamp(-50, 50))"),
         ("mean over the pairs", "F.logsigmoid(margin)", "F.logsigmoid(margin).mean()"),
         ("margin itself", "-F.logsigmoid(margin)", "-margin"),
         (
@@ -218,6 +242,7 @@ MUTANTS = {
 """,
         ),
         ("The mean is that of all rewards", "rewards.mean(dim=1, keepdim=True)", "rewards.mean()"),
+        ("deviation is that of all rewards", "rewards.std(dim=1, keepdim=True)", "rewards.std()"),
         (
             "along the columns",
             """def advantages_of(rewards):
@@ -271,6 +296,7 @@ MUTANTS = {
         ("all tokens of all answers", "return -per_answer.mean()", "return -gain[mask].mean()"),
         ("divided by T", ".sum(dim=1) / mask.sum(dim=1)", ".mean(dim=1)"),
         ("tokens of an answer are added up", " / mask.sum(dim=1)", ""),
+        ("multiplied by the mask", "gain.where(mask, 0.0)", "(gain * mask)"),
         ("mask is not used", "gain.where(mask, 0.0).sum(dim=1) / mask.sum(dim=1)", "gain.mean(dim=1)"),
         ("from above alone", "ratio.clamp(1 - clip, 1 + clip)", "ratio.clamp(max=1 + clip)"),
         ("bounds are -clip and clip", "clamp(1 - clip, 1 + clip)", "clamp(-clip, clip)"),
