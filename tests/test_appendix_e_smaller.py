@@ -143,6 +143,12 @@ def test_a_fake_quantised_model_has_few_values_a_row_also_after_training(bits, t
     assert set(settled.state_dict()) == set(before)
 
 
+@pytest.mark.parametrize("bits", [1, 0, 9, 16])
+def test_bits_that_give_no_scale_are_refused(bits):
+    with pytest.raises(ValueError, match="must be 2 to 8"):
+        fake_quantized(small(), bits)
+
+
 def test_settling_a_plain_model_changes_nothing():
     model = small()
     before = copy.deepcopy(model.state_dict())
@@ -191,6 +197,12 @@ def test_the_mask_drops_the_smallest(shape, sparsity):
 def test_equal_weights_are_counted_out_exactly():
     assert magnitude_mask(torch.ones(10), 0.3).sum() == 7
     assert magnitude_mask(torch.zeros(4, 4), 0.5).sum() == 8
+
+
+@pytest.mark.parametrize("sparsity", [-0.5, 1.01, 50, float("nan")])
+def test_a_share_that_is_none_is_refused(sparsity):
+    with pytest.raises(ValueError, match="50 % is 0.5"):
+        magnitude_mask(torch.ones(10), sparsity)
 
 
 @pytest.mark.parametrize("together", [False, True])
@@ -268,6 +280,17 @@ def test_heads_that_are_not_there_and_a_layer_without_any_are_refused():
             remove_heads(model, heads)
     with pytest.raises(ValueError, match="layer 1 would have no heads left"):
         remove_heads(model, [(1, 0), (1, 1)])
+
+
+def test_gates_that_do_not_fit_the_heads_are_refused():
+    """Two heads left of four: four gates would have been halves of heads, in silence."""
+    even = remove_heads(small(), [(layer, head) for layer in range(3) for head in (0, 2)])
+    uneven = remove_heads(small(), [(1, 0)])
+    for model in (even, uneven, remove_layers(small(), [0])):
+        with pytest.raises(ValueError, match="do not fit layers"), gated_heads(model, torch.ones(1, 3, 4)):
+            pass
+    with pytest.raises(ValueError, match="do not fit layers"):
+        head_costs(even, *text())
 
 
 def test_gates_are_taken_away_when_something_fails():

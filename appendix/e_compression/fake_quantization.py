@@ -23,7 +23,7 @@ __all__ = [
 class RoundThrough(torch.autograd.Function):
     """Rounds; the gradient passes as if it had not. Any shape.
 
-    The straight-through estimator: Bengio et al. 2013, section 2.3.
+    The straight-through estimator: Bengio et al. 2013.
     """
 
     @staticmethod
@@ -71,6 +71,8 @@ class FakeQuantized(nn.Module):
 
 def fake_quantized(model, bits):
     """A copy of a GPT whose blocks use rounded weights and train the float ones. bits: 2 to 8."""
+    if not 2 <= bits <= 8:
+        raise ValueError(f"bits={bits} must be 2 to 8")
     model = copy.deepcopy(model)
     for layer in block_matrices(model).values():
         parametrize.register_parametrization(layer, "weight", FakeQuantized(layer.weight, bits))
@@ -78,7 +80,7 @@ def fake_quantized(model, bits):
 
 
 def settle(model):
-    """Keep for good what each computed weight of the blocks came to; the model itself, changed."""
+    """Make the computed weights of the blocks ordinary ones, as they are now; the model itself, changed."""
     for layer in block_matrices(model).values():
         if parametrize.is_parametrized(layer):
             parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)

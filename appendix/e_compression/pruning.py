@@ -21,8 +21,10 @@ __all__ = [
 def magnitude_mask(weight, sparsity):
     """True for the weights to keep: all but the share `sparsity` of the smallest in size. Any shape, bool.
 
-    Exactly round(sparsity * numel) are False. Han et al. 2015, section 3.
+    Exactly round(sparsity * numel) are False. ValueError for a share that is not 0 to 1. Han et al. 2015.
     """
+    if not 0 <= sparsity <= 1:
+        raise ValueError(f"sparsity={sparsity} must be 0 to 1; 50 % is 0.5")
     order = weight.detach().abs().flatten().argsort(stable=True)
     mask = torch.ones(weight.numel(), dtype=torch.bool, device=weight.device)
     mask[order[: round(sparsity * len(order))]] = False
@@ -60,7 +62,7 @@ def pruned(model, sparsity, together=False):
 def sparse_bytes(model, bits=32):
     """Bytes of a pruned GPT: a bit for every weight of its blocks, `bits` for each that is not 0.
 
-    The rest of the model is counted as it is.
+    The rest of the model is counted as it is. First `settle` it, or the masks are counted as well.
     """
     matrices = [layer.weight for layer in block_matrices(model).values()]
     total = sum(w.numel() + bits * w.count_nonzero().item() for w in matrices) // 8

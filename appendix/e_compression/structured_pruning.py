@@ -30,8 +30,12 @@ __all__ = [
 def gated_heads(model, gates):
     """Inside, each head's output is multiplied by its gate: gates (1 or B, n_layers, n_kv_heads), float.
 
-    Query heads that share a key/value head share a gate. Michel et al. 2019, section 2.3.
+    Query heads that share a key/value head share a gate. ValueError where a layer has another number of
+    them, as after `remove_heads`. Michel et al. 2019.
     """
+    there = [block.attention.k_proj.out_features // block.attention.head_dim for block in model.blocks]
+    if there != [gates.size(-1)] * gates.size(1):
+        raise ValueError(f"gates {tuple(gates.shape)} do not fit layers of {there} key/value heads")
 
     def gate(layer):
         def multiply(module, arguments):
@@ -80,13 +84,13 @@ def head_slopes(model, inputs, targets):
 
 
 def head_importance(model, inputs, targets):
-    """The mean size of a window's slope, (n_layers, n_kv_heads): Michel et al. 2019, section 4.1."""
+    """The mean size of a window's slope, (n_layers, n_kv_heads): Michel et al. 2019."""
     return head_slopes(model, inputs, targets).abs().mean(dim=0)
 
 # %% e_smaller.ipynb #1fbd689a
 @torch.no_grad()
 def smaller_linear(linear, dim, kept):
-    """An nn.Linear with only some outputs (dim 0) or inputs (dim 1): those that kept, (n,) int64, lists."""
+    """An nn.Linear with only some outputs (dim 0) or inputs (dim 1): those in kept, (n,) int64."""
     weight = linear.weight.index_select(dim, kept)  # (n, in) or (out, n)
     rows, columns = weight.shape
     new = nn.Linear(columns, rows, linear.bias is not None, weight.device, weight.dtype)
