@@ -1,5 +1,6 @@
 """Appendix F, ablations: the harness loses nothing, the statistics are right, the verdict is seldom wrong."""
 
+import functools
 import itertools
 import json
 import math
@@ -107,6 +108,10 @@ def test_what_a_difference_cannot_say():
     assert math.isnan(paired_difference([1.0, math.inf], [2.0, 1.0]).p)
     assert paired_difference([1.0, 2.0], [1.0, 2.0]).p == 1.0
     assert paired_difference([1.5, 2.5], [1.0, 2.0]).p == 0.0
+    assert paired_difference([1.0, 2.0, 3.0000001, 4.0], [2.0, 3.0, 4.0, 5.0]).p == 0.0  # and not below
+    for short in ([1.0], [1.0, 2.0]):
+        with pytest.raises(ValueError, match="shorter|longer"):
+            paired_difference(short, [1.0, 2.0, 3.0])
 
 
 def test_an_interval_holds_the_truth_as_often_as_it_says():
@@ -211,6 +216,8 @@ def test_a_variant_changes_what_it_says_and_nothing_else():
         (Variant("x", model={"d_modle": 3}), "variant 'x': .*d_modle"),
         (Variant("x", model={"n_heads": 3}), "variant 'x': d_model=8 is not divisible by n_heads=3"),
         (Variant("x", train={"max_lr": -1}), "variant 'x': max_lr=-1"),
+        (Variant("x", train={"steps": 6}), "variant 'x': steps and seed come from the budget and from `seeds`"),
+        (Variant("x", model={"context_length": 16}), "'x': context_length=16, and the data has 8"),
         (Variant("x", train={"warmup_steps": 6}), "variant 'x': warmup_steps=6 must be at most steps=5"),
     ),
 )
@@ -329,8 +336,27 @@ def test_classes_defaults_and_inner_functions_count():
         def forward(self):
             return 2
 
-    texts = [json.dumps(code_of(thing)) for thing in (one, two, three, Four, Five)]
-    assert len(set(texts)) == 5
+    class Six:
+        by = 1.0
+
+    class Seven:
+        by = 2.0
+
+    def eight(model, *, by=1.0):
+        return by
+
+    def nine(model, *, by=2.0):
+        return by
+
+    def encloses(table):
+        return lambda model: table
+
+    ten, eleven = torch.zeros(5000), torch.zeros(5000)
+    eleven[2500] = 1.0  # which a printed tensor of this size leaves out
+    made = [encloses(ten), encloses(eleven), *(functools.partial(one, by=by) for by in (3.0, 4.0))]
+    things = [one, two, three, Four, Five, Six, Seven, eight, nine, *made]
+    texts = [json.dumps(code_of(thing)) for thing in things]
+    assert len(set(texts)) == len(things) and not any(" at 0x" in text for text in texts)
 
 
 PROGRAM = """
@@ -507,6 +533,11 @@ FAULTS = (
     ("IDEA = Variant('x', model={'n_heads': 3})\n", "d_model=8 is not divisible by n_heads=3"),
     ("IDEA = Variant('x', change=lambda model: model.blocks)\n", "the idea 'x' does not run"),
     (CHANGE.format("model.nothing.here = 1"), "does not run, line 5"),
+    (CHANGE.format("return model.lm_head.weight"), "return an nn.Module or nothing, not a Parameter"),
+    (CHANGE.format("model.requires_grad_(False)"), "the idea 'x' cannot be trained: RuntimeError: element 0"),
+    (MODULE.format("y + torch.randn_like(y)"), "draws random numbers when it is measured"),
+    ("IDEA = Variant('x', model={'vocab_size': 8})\n", "the idea 'x' does not run: IndexError"),
+    ("IDEA = Variant('x', train={'seed': 8})\n", "steps and seed come from"),
     (
         CHANGE.format("model.lm_head.weight.data.mul_(random.random())"),
         "other weights each time under the same",

@@ -71,7 +71,7 @@ class Difference(NamedTuple):
 
 def paired_difference(losses, baseline, level=0.95):
     """Student's paired t-test: a Difference, from two lists of losses, one of each for every seed."""
-    differences = torch.tensor(losses, dtype=torch.float64) - torch.tensor(baseline, dtype=torch.float64)
+    differences = [mine - plain for mine, plain in zip(losses, baseline, strict=True)]
     n = len(differences)
     mean, sd = mean_sd(differences)
     if math.isnan(sd):  # one seed, or a training that diverged
@@ -80,7 +80,7 @@ def paired_difference(losses, baseline, level=0.95):
         return Difference(mean, sd, n, mean, mean, float(mean == 0))
     error = sd / math.sqrt(n)
     reach = student_quantile((1 + level) / 2, n - 1) * error
-    p = 2 * (1 - student_cdf(abs(mean) / error, n - 1))
+    p = max(0.0, 2 * (1 - student_cdf(abs(mean) / error, n - 1)))
     return Difference(mean, sd, n, mean - reach, mean + reach, p)
 
 # %% f_ablations.ipynb #376017e0

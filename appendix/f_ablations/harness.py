@@ -3,6 +3,7 @@
 # Written by `make export` from f_ablations.ipynb; change it there.
 
 import contextlib
+import functools
 import hashlib
 import json
 import math
@@ -65,6 +66,8 @@ class Variant:
 
     def configs(self, base, steps, data_seed):
         """(GPTConfig, TrainConfig): the base's fields, then this variant's. ValueError names a bad one."""
+        if not self.train.keys().isdisjoint({"steps", "seed"}):
+            raise ValueError(f"variant {self.name!r}: steps and seed come from the budget and from `seeds`")
         try:
             return (
                 GPTConfig(**base.model | self.model),
@@ -120,7 +123,10 @@ def start_variant(variant, base, steps, seeds):
     torch.manual_seed(init_seed)
     model = GPT(model_config)
     if variant.change:
-        model = variant.change(model) or model
+        changed = variant.change(model)
+        if not isinstance(changed, torch.nn.Module | None):
+            raise TypeError(f"change must return an nn.Module or nothing, not a {type(changed).__name__}")
+        model = model if changed is None else changed
     state = TrainState.start(model, config)
     state.model.train()
     return state, config
@@ -175,25 +181,33 @@ def train_variant(variant, seeds, steps, data, base=BASE):
 # %% f_ablations.ipynb #89e2d042
 def code_of(function):
     """What a function or a class does, as nested lists: byte code, constants, names, what it encloses."""
-    if isinstance(function, type):
-        return [code_of(part) for part in vars(function).values() if hasattr(part, "__code__")]
+
+    def steady(value):
+        if hasattr(value, "__code__"):
+            return code_of(value)
+        if isinstance(value, torch.Tensor):
+            return value.tolist()
+        return sorted(map(repr, value)) if isinstance(value, frozenset) else repr(value)
 
     def of_code(code):
         inner = [of_code(part) if hasattr(part, "co_code") else steady(part) for part in code.co_consts]
         return [code.co_code.hex(), *code.co_names, inner]
 
-    def steady(value):
-        return sorted(map(repr, value)) if isinstance(value, frozenset) else repr(value)
-
-    enclosed = [cell.cell_contents for cell in function.__closure__ or ()]
-    values = [*enclosed, *(function.__defaults__ or ())]
-    known = [code_of(value) if hasattr(value, "__code__") else steady(value) for value in values]
-    return [of_code(function.__code__), *known]
+    if isinstance(function, functools.partial):
+        return [code_of(function.func), *map(steady, function.args), repr(function.keywords)]
+    if isinstance(function, type):
+        parts = vars(function).items()
+        return [steady(part) for name, part in parts if hasattr(part, "__code__") or name[0] != "_"]
+    values = [cell.cell_contents for cell in function.__closure__ or ()]
+    values += [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    return [of_code(function.__code__), *map(steady, values)]
 
 
 def settings_of(variant, seeds, budget, data, base):
     """All that a result depends on but for the machine: two trainings alike in this are the same."""
     model, train = variant.configs(base, steps=10**9, data_seed=seeds[1])
+    if model.context_length != (T := data[0].context_length):
+        raise ValueError(f"{variant.name!r}: context_length={model.context_length}, and the data has {T}")
     return {
         "model": asdict(model),
         "train": asdict(train) | {"steps": None, "device": pick_device(train.device).type},

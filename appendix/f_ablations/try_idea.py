@@ -78,7 +78,7 @@ def check_idea(idea, base=BASE, path=""):
     """BadIdea when an idea cannot be trained, or when its results would mean nothing."""
     where = f"the idea {idea.name!r}"
     try:
-        settings = idea.configs(base, 10**9, 0)[0]
+        settings, _ = [variant.configs(base, 10**9, 0)[0] for variant in (base, idea)]
     except ValueError as error:
         raise BadIdea(str(error)) from None
     ids = torch.randint(settings.vocab_size, (2, settings.context_length))
@@ -97,11 +97,18 @@ def check_idea(idea, base=BASE, path=""):
         raise BadIdea(
             f"{where} has other weights each time under the same seed; draw them with torch's own generator"
         )
+    if not torch.allclose(logits, first(ids.to(device)), atol=1e-4):
+        raise BadIdea(f"{where} draws random numbers when it is measured; draw them if self.training alone")
     half = settings.context_length // 2
     other = ids.clone()
     other[:, half:] = (ids[:, half:] + 1) % settings.vocab_size
     if not torch.allclose(logits[:, :half], first(other.to(device))[:, :half], atol=1e-4):
         raise BadIdea(f"{where} looks at the future: later tokens change earlier logits; keep it causal")
+    try:
+        with torch.enable_grad():
+            second.train()(ids.to(device)).sum().backward()
+    except Exception as error:
+        raise BadIdea(f"{where} cannot be trained: {on_one_line(said(error))}") from None
 
 
 def same_weights(one, other):
