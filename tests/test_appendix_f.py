@@ -216,7 +216,7 @@ def test_a_variant_changes_what_it_says_and_nothing_else():
         (Variant("x", model={"d_modle": 3}), "variant 'x': .*d_modle"),
         (Variant("x", model={"n_heads": 3}), "variant 'x': d_model=8 is not divisible by n_heads=3"),
         (Variant("x", train={"max_lr": -1}), "variant 'x': max_lr=-1"),
-        (Variant("x", train={"steps": 6}), "variant 'x': steps and seed come from the budget and from `seeds`"),
+        (Variant("x", train={"steps": 6}), "variant 'x': steps and seed come from the budget"),
         (Variant("x", model={"context_length": 16}), "'x': context_length=16, and the data has 8"),
         (Variant("x", train={"warmup_steps": 6}), "variant 'x': warmup_steps=6 must be at most steps=5"),
     ),
