@@ -498,17 +498,6 @@ def test_the_verdicts_on_the_ideas_of_the_course(idea_rows):
     assert idea_rows["hurts"].verdict == "hurts"
 
 
-def test_the_weights_make_more_noise_than_the_order_of_the_text(tmp_path):
-    data = small_data(32, 512)[1:]
-    small = replace(BASE, train=BASE.train | {"warmup_steps": 20})
-    pairs = [(s, 30) for s in range(30, 35)], [(30, s) for s in range(30, 35)]
-    weights, order = (
-        mean_sd([r["held_out"] for r in run([small], seeds, Budget(tokens=20_000), tmp_path, small, data)])[1]
-        for seeds in pairs
-    )
-    assert weights > order
-
-
 HEAD = "import torch, random\nfrom torch import nn\nfrom appendix.f_ablations.harness import Variant\n"
 MODULE = """class M(nn.Module):
     def __init__(self, model):
