@@ -21,7 +21,6 @@ from appendix.f_ablations.comparing import (
     compare,
     holm,
     in_words,
-    mean_sd,
     paired_difference,
     seeds_needed,
     sign_flip_p,
