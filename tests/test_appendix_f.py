@@ -21,7 +21,6 @@ from appendix.f_ablations.comparing import (
     compare,
     holm,
     in_words,
-    mean_sd,
     paired_difference,
     seeds_needed,
     sign_flip_p,
@@ -216,7 +215,7 @@ def test_a_variant_changes_what_it_says_and_nothing_else():
         (Variant("x", model={"d_modle": 3}), "variant 'x': .*d_modle"),
         (Variant("x", model={"n_heads": 3}), "variant 'x': d_model=8 is not divisible by n_heads=3"),
         (Variant("x", train={"max_lr": -1}), "variant 'x': max_lr=-1"),
-        (Variant("x", train={"steps": 6}), "variant 'x': steps and seed come from the budget and from `seeds`"),
+        (Variant("x", train={"steps": 6}), "variant 'x': steps and seed come from the budget"),
         (Variant("x", model={"context_length": 16}), "'x': context_length=16, and the data has 8"),
         (Variant("x", train={"warmup_steps": 6}), "variant 'x': warmup_steps=6 must be at most steps=5"),
     ),
@@ -353,8 +352,8 @@ def test_classes_defaults_and_inner_functions_count():
 
     ten, eleven = torch.zeros(5000), torch.zeros(5000)
     eleven[2500] = 1.0  # which a printed tensor of this size leaves out
-    partials = [functools.partial(one, by=by) for by in (3.0, 4.0)]
-    things = [one, two, three, Four, Five, Six, Seven, eight, nine, encloses(ten), encloses(eleven), *partials]
+    made = [encloses(ten), encloses(eleven), *(functools.partial(one, by=by) for by in (3.0, 4.0))]
+    things = [one, two, three, Four, Five, Six, Seven, eight, nine, *made]
     texts = [json.dumps(code_of(thing)) for thing in things]
     assert len(set(texts)) == len(things) and not any(" at 0x" in text for text in texts)
 
@@ -498,17 +497,6 @@ def test_the_verdicts_on_the_ideas_of_the_course(idea_rows):
     assert idea_rows["hurts"].verdict == "hurts"
 
 
-def test_the_weights_make_more_noise_than_the_order_of_the_text(tmp_path):
-    data = small_data(32, 512)[1:]
-    small = replace(BASE, train=BASE.train | {"warmup_steps": 20})
-    pairs = [(s, 30) for s in range(30, 35)], [(30, s) for s in range(30, 35)]
-    weights, order = (
-        mean_sd([r["held_out"] for r in run([small], seeds, Budget(tokens=20_000), tmp_path, small, data)])[1]
-        for seeds in pairs
-    )
-    assert weights > order
-
-
 HEAD = "import torch, random\nfrom torch import nn\nfrom appendix.f_ablations.harness import Variant\n"
 MODULE = """class M(nn.Module):
     def __init__(self, model):
@@ -533,7 +521,7 @@ FAULTS = (
     ("IDEA = Variant('x', model={'n_heads': 3})\n", "d_model=8 is not divisible by n_heads=3"),
     ("IDEA = Variant('x', change=lambda model: model.blocks)\n", "the idea 'x' does not run"),
     (CHANGE.format("model.nothing.here = 1"), "does not run, line 5"),
-    (CHANGE.format("return model.lm_head.weight"), "change must return an nn.Module or nothing, not a Parameter"),
+    (CHANGE.format("return model.lm_head.weight"), "return an nn.Module or nothing, not a Parameter"),
     (CHANGE.format("model.requires_grad_(False)"), "the idea 'x' cannot be trained: RuntimeError: element 0"),
     (MODULE.format("y + torch.randn_like(y)"), "draws random numbers when it is measured"),
     ("IDEA = Variant('x', model={'vocab_size': 8})\n", "the idea 'x' does not run: IndexError"),

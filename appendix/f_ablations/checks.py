@@ -17,6 +17,13 @@ from .scaling_laws import LossLaw
 __all__ = ["check"]
 
 
+TENSORS = "Among the results is a tensor, and floats are asked for: .item() makes one."
+
+
+def some_tensor(case, got, expected):
+    return any(isinstance(value, torch.Tensor) for value in got)
+
+
 # ---------------------------------------------------------------- F.1 a difference, and its error
 
 
@@ -77,12 +84,20 @@ TEST = Exercise(
         "t is the mean divided by the standard deviation. It is divided by the standard error.": flawed_test(
             t=lambda mean, error, n: mean / (error * math.sqrt(n))
         ),
+        "The order is mean, standard error, t; the last two are swapped.": lambda losses, baseline: (
+            paired_test(losses, baseline)[0],
+            *paired_test(losses, baseline)[:0:-1],
+        ),
+        "The second number is the standard deviation of the differences, and not the standard error.": (
+            flawed_test(error=lambda d, n: statistics.stdev(d), t=lambda mean, sd, n: mean / sd * n**0.5)
+        ),
         "t has lost its sign.": flawed_test(t=lambda mean, error, n: abs(mean / error)),
         "t is multiplied by √n once too often: the standard error has it already.": flawed_test(
             t=lambda mean, error, n: mean / error * math.sqrt(n)
         ),
     },
     signs={
+        TENSORS: some_tensor,
         "The mean is right and the standard error is not.": (
             lambda case, got, expected: (
                 math.isclose(got[0], expected[0], abs_tol=1e-6)
@@ -90,7 +105,11 @@ TEST = Exercise(
             )
         ),
         "Mean and standard error are right, and t is not the one divided by the other.": (
-            lambda case, got, expected: math.isclose(got[1], expected[1], rel_tol=1e-4)
+            lambda case, got, expected: (
+                math.isclose(got[0], expected[0], abs_tol=1e-6)
+                and math.isclose(got[1], expected[1], rel_tol=1e-4)
+                and not math.isclose(got[2], expected[2], rel_tol=1e-4)
+            )
         ),
     },
 )
@@ -467,8 +486,10 @@ LAW = Exercise(
         "Logarithms of base 10 were undone by exp.": flawed_law(lambda A, a: (A ** (1 / math.log(10)), a)),
     },
     signs={
-        "alpha is right, and A is not.": lambda case, got, expected: math.isclose(
-            got[1], expected[1], rel_tol=1e-4
+        TENSORS: some_tensor,
+        "alpha is right, and A is not.": lambda case, got, expected: (
+            math.isclose(got[1], expected[1], rel_tol=1e-4)
+            and not math.isclose(got[0], expected[0], rel_tol=1e-4)
         ),
         "alpha is negative, though larger models have the smaller loss.": lambda case, got, expected: (
             got[1] < 0

@@ -87,7 +87,7 @@ def check_idea(idea, base=BASE, path=""):
         device = next(first.parameters()).device
         logits = first.eval()(ids.to(device))  # (B, T, V)
     except Exception as error:
-        line = f", line {line_in(path, error)}" if path else ""
+        line = f", line {line_in(path, error)}".replace(", line ?", "")
         raise BadIdea(f"{where} does not run{line}: {on_one_line(said(error))}") from None
     wanted = (*ids.shape, settings.vocab_size)
     if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != wanted:

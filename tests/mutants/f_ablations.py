@@ -79,6 +79,13 @@ MUTANTS = {
         ),
         ("the mean is right and the standard error is not".capitalize(), "(n - 1)", "(n + 1)"),
         ("not the one divided by the other", "mean, error, mean / error", "mean, error, error / mean"),
+        ("a tensor, and floats", "return mean, error", "return torch.tensor(mean), error"),
+        ("last two are swapped", "return mean, error, mean / error", "return mean, mean / error, error"),
+        (
+            "second number is the standard deviation",
+            "return mean, error, mean / error",
+            "return mean, math.sqrt(variance), mean / error",
+        ),
     ],
     "F.2": [
         ("rounded down", "math.ceil(", "math.floor("),
@@ -178,6 +185,7 @@ def missing(wanted, finished):
 """,
         ),
         ("alpha is right", "slope * x.mean()", "slope * x.min()"),
+        ("a tensor, and floats", "-slope.item()", "-slope"),
     ],
     "F.6": [
         ("are swapped", "return N, flops / 6 / N", "return flops / 6 / N, N"),
