@@ -566,9 +566,6 @@ SIZE = Exercise(
         "The factor is raised to alpha + beta, and not to one over it.": flawed_size(
             G=lambda A, B, a, b: (a * A / (b * B)) ** (a + b)
         ),
-        "The two terms are made equal. At the best size their slopes are, and not they.": flawed_size(
-            G=lambda A, B, a, b: (A / B) ** (1 / (a + b)) if (A, a) != (B, b) else 1.0
-        ),
         "Parameters and tokens are taken as equally many.": lambda law, flops: ((flops / 6) ** 0.5,) * 2,
     },
     signs={
