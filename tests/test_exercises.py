@@ -3,6 +3,7 @@
 import copy
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -100,22 +101,33 @@ def test_imports_come_from_earlier_chapters_alone(chapter):
     assert not ours or chapter in tools.APPENDICES
 
 
+def steps_of(path, monkeypatch):
+    """(cell, what runs it) of each code cell but the set-up's, in the notebook's folder, as in its kernel."""
+    monkeypatch.chdir(path.parent)
+    monkeypatch.syspath_prepend(path.parent)
+    monkeypatch.delitem(sys.modules, "previous_chapters", raising=False)  # of another folder
+    names = {"__name__": "__main__"}
+    for cell in tools.read_notebook(path).cells:
+        if cell.cell_type == "code" and not tools.is_setup(cell):
+            yield cell, partial(exec, compile(cell.source, "<cell>", "exec"), names)
+    sys.modules.pop("previous_chapters", None)
+
+
+@pytest.mark.parametrize("chapter", FOLDERS)
+def test_the_solutions_run_from_their_first_cell_to_their_last(chapter, monkeypatch):
+    ran = [step() for _, step in steps_of(tools.ROOT / chapter / "solutions.ipynb", monkeypatch)]
+    assert len(ran) > 2 * len(bench_of(chapter).entries)  # an answer and its check, each
+
+
 @pytest.mark.parametrize("chapter", FOLDERS)
 def test_the_exercises_stop_at_the_first_stub_and_at_each(chapter, monkeypatch):
     """As a learner has them: all runs but the checks, and each says that there is nothing yet."""
-    monkeypatch.chdir(tools.ROOT / chapter)
-    monkeypatch.syspath_prepend(tools.ROOT / chapter)
-    monkeypatch.delitem(sys.modules, "previous_chapters", raising=False)  # of another folder
-    names = {"__name__": "__main__"}
-    for cell in tools.read_notebook(tools.ROOT / chapter / "exercises.ipynb").cells:
-        if cell.cell_type == "code" and not tools.is_setup(cell):
-            code = compile(cell.source, "<cell>", "exec")
-            if cell.metadata.get("nbgrader", {}).get("grade"):
-                with pytest.raises(Diagnosis, match="Nothing is here to check"):
-                    exec(code, names)
-            else:
-                exec(code, names)
-    sys.modules.pop("previous_chapters", None)
+    for cell, step in steps_of(tools.ROOT / chapter / "exercises.ipynb", monkeypatch):
+        if cell.metadata.get("nbgrader", {}).get("grade"):
+            with pytest.raises(Diagnosis, match="Nothing is here to check"):
+                step()
+        else:
+            step()
 
 
 def test_a_stub_is_told_without_a_traceback():
